@@ -1,0 +1,231 @@
+"""The active's side: acknowledge only what the synchronous set has, stop and go on for a planned move."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from graf_driver_sdk import logs
+from graf_driver_sdk.errors import NotActiveError, PreconditionError
+from graf_driver_sdk.types import Follower, Progress
+
+from graf_driver_mysql.backend import Backend, Mode
+from graf_driver_mysql.observe import Observation, positions, semi_sync
+from graf_driver_mysql.parameters import REPLICATION_USER
+from graf_driver_mysql.record import DataRole, Record
+from graf_driver_mysql.sql import SqlError, quoted
+
+log = logging.getLogger("graf.driver.mysql")
+
+QUIESCE_TIMEOUT_S = 2.0
+GROW_WAIT_S = 0.25  # how long one call waits for the follower's acknowledgement
+GROW_PATIENCE_S = 1.0  # then clients are let go again: the follower is connected and does not answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Since when commits wait without any acknowledgement coming in."""
+
+    acknowledged: int
+    since: float
+
+
+class Active:
+    """Invariant: before anything is acknowledged by fewer sites, the record on disk says so."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.in_force: tuple[str, ...] = ()
+        self._waiting: _Waiting | None = None
+        self._probe: asyncio.Task[None] | None = None
+        self._probe_started = 0.0
+        backend.on_death.append(self._died)
+
+    async def promote(self, epoch: int, wanted: tuple[str, ...]) -> None:
+        """Opens a running, read-only server that follows nobody. A few milliseconds.
+
+        The semi-synchronous source is switched on before the first write can come, and the record is on disk before.
+        """
+        await self.backend.save(Record(DataRole.ACTIVE, wanted, epoch))
+        # Together and before the statements: a call that is cancelled here is continued by ``keep_to``, whose
+        # statements queue behind these.
+        self.backend.mode, self.in_force = Mode.ACTIVE, wanted
+        engine = self.backend.engine
+        await self.backend.control.run(engine.acknowledge(len(wanted) > 1), engine.open_writes)
+        logs.event(log, "promoted", site=self.backend.site, epoch=epoch, set=wanted)
+        self.backend.changed()
+
+    async def keep_to(self, epoch: int, wanted: tuple[str, ...]) -> Progress:
+        """Brings the set in force to the wanted one, while serving.
+
+        Returns:
+            Pending while a site that is to be added does not acknowledge yet; until then the smaller set is in force.
+        """
+        record = await self.backend.record()
+        read_only, _, _ = await positions(self.backend.control)  # it lives, or this raises
+        if read_only and self.backend.mode is Mode.ACTIVE:
+            await self.backend.control.run(self.backend.engine.open_writes)
+        if wanted == self.in_force:
+            if self._probe is not None:  # it was to grow and is not any more: clients wait for nothing
+                await self.backend.control.run(self.backend.engine.acknowledge(False))
+                await self._settle_probe()
+            if record.epoch != epoch:
+                await self.backend.save(Record(DataRole.ACTIVE, wanted, epoch))
+            return Progress.done()
+        if len(wanted) <= 1:
+            return await self._shrink(epoch, wanted)
+        return await self._grow(epoch, wanted)
+
+    async def _shrink(self, epoch: int, wanted: tuple[str, ...]) -> Progress:
+        # Recorded first: a commit that waits is acknowledged by this site alone as soon as the source is off.
+        await self.backend.save(Record(DataRole.ACTIVE, wanted, epoch))
+        await self.backend.control.run(self.backend.engine.acknowledge(False))
+        self.in_force = wanted
+        await self._settle_probe()
+        logs.event(log, "set shrunk", site=self.backend.site, epoch=epoch, set=wanted)
+        self.backend.changed()
+        return Progress.done()
+
+    async def _grow(self, epoch: int, wanted: tuple[str, ...]) -> Progress:
+        """Switches the source on, then proves with a write of its own that the follower has everything up to there.
+
+        The probe is written after the switch and waits for the follower's acknowledgement, as any client's write
+        does. The follower receives in order: its acknowledgement of the probe covers all that was written before.
+        """
+        now = await semi_sync(self.backend.control)
+        if self._probe is None:
+            if now.clients < 1:
+                return Progress.pending(f"no standby is connected yet, so {self._names(wanted)} cannot be added", 100)
+            await self.backend.control.run(self.backend.engine.acknowledge(True))
+            self._probe = asyncio.create_task(self._write_probe())
+            self._probe_started = asyncio.get_running_loop().time()
+        await asyncio.wait({self._probe}, timeout=GROW_WAIT_S)
+        if self._probe.done():
+            probe, self._probe = self._probe, None
+            try:
+                probe.result()
+            except SqlError as error:
+                await self.backend.control.run(self.backend.engine.acknowledge(False))
+                return Progress.pending(f"{self._names(wanted)} cannot be added: {error}", 100)
+            await self.backend.save(Record(DataRole.ACTIVE, wanted, epoch))
+            self.in_force = wanted
+            logs.event(log, "set grown", site=self.backend.site, epoch=epoch, set=wanted)
+            self.backend.changed()
+            return Progress.done()
+        now = await semi_sync(self.backend.control)
+        waited = asyncio.get_running_loop().time() - self._probe_started
+        if now.clients < 1 or waited > GROW_PATIENCE_S:
+            # Clients would hang for a set that is not in force: let them go, the record still names the smaller one.
+            await self.backend.control.run(self.backend.engine.acknowledge(False))
+            await self._settle_probe()
+            return Progress.pending(f"{self._names(wanted)} does not acknowledge: given up, to be tried again", 200)
+        return Progress.pending(f"{self._names(wanted)} has not acknowledged everything yet", 20)
+
+    async def _write_probe(self) -> None:
+        side = await self.backend.side_session("probe")
+        try:
+            before = await semi_sync(self.backend.control)
+            row = f"({quoted(self.backend.site)}, 1)"
+            statement = f"INSERT INTO graf.probe VALUES {row} ON DUPLICATE KEY UPDATE number = number + 1"  # noqa: S608
+            await side.run(statement, timeout_s=GROW_PATIENCE_S + 5)
+            after = await semi_sync(self.backend.control)
+            if not after.on or after.acknowledged <= before.acknowledged:
+                raise SqlError("the probe was not acknowledged by the standby", 0)
+        finally:
+            side.close()
+
+    async def _settle_probe(self) -> None:
+        if self._probe is not None:
+            probe, self._probe = self._probe, None
+            probe.cancel()
+            with contextlib.suppress(asyncio.CancelledError, SqlError):
+                await probe
+
+    async def quiesce(self) -> str:
+        """Stops accepting writes, finishes those in flight, sends clients away; returns the final position.
+
+        Raises:
+            PreconditionError: It would block (a commit waits for a standby): undone, nothing has changed.
+        """
+        if self.backend.mode not in (Mode.ACTIVE, Mode.QUIESCED):  # before the session, which a dead server has not
+            raise NotActiveError("only an active server can be quiesced, this one is not")
+        control = self.backend.control
+        if self.backend.mode is Mode.ACTIVE:
+            await self._shut()
+            self.backend.mode = Mode.QUIESCED
+        for row in await control.rows("SHOW PROCESSLIST"):
+            if row["User"] not in ("root", REPLICATION_USER, "system user", "event_scheduler"):
+                with contextlib.suppress(SqlError):  # gone meanwhile
+                    await control.run(f"KILL CONNECTION {row['Id']}")
+        _, logged, _ = await positions(control)
+        self.backend.changed()
+        return str(logged)
+
+    async def unquiesce(self) -> None:
+        """Accepts writes again, as before."""
+        if self.backend.mode not in (Mode.ACTIVE, Mode.QUIESCED):
+            raise NotActiveError("only an active or quiesced server can go on, this one is not")
+        self.backend.mode = Mode.ACTIVE
+        await self.backend.control.run(self.backend.engine.open_writes)
+        self.backend.changed()
+
+    async def _shut(self) -> None:
+        side = await self.backend.side_session("quiesce")
+        number = int((await side.row("SELECT CONNECTION_ID() AS i"))["i"])
+        try:
+            await side.run(self.backend.engine.shut_writes, timeout_s=QUIESCE_TIMEOUT_S)
+        except BaseException as error:
+            # The statement goes on in the server without us: end it there, then open again whatever it did.
+            with contextlib.suppress(SqlError):
+                await self.backend.control.run(f"KILL CONNECTION {number}")
+            await self.backend.control.run(self.backend.engine.open_writes)
+            if isinstance(error, SqlError):
+                raise PreconditionError(
+                    f"writes did not end within {QUIESCE_TIMEOUT_S:g} s ({error}); it goes on serving"
+                ) from error
+            raise
+        finally:
+            side.close()
+
+    def followers(self, seen: Observation, peers: Sequence[str], now_s: float) -> tuple[Follower, ...]:
+        """Who follows, and for how long an acknowledgement has been outstanding."""
+        stalled_ms = 0
+        state = seen.semi_sync
+        if state.waiting == 0:
+            self._waiting = None
+        elif self._waiting is None or state.acknowledged != self._waiting.acknowledged:
+            self._waiting = _Waiting(state.acknowledged, now_s)
+        else:
+            stalled_ms = max(1, round((now_s - self._waiting.since) * 1000))
+        found = []
+        for site in sorted({*peers, *seen.followers}):
+            connected = site in seen.followers and state.clients > 0
+            counts = connected and state.on and site in self.in_force
+            found.append(Follower(site, connected, counts, stalled_ms if state.waiting else 0))
+        return tuple(found)
+
+    async def mend(self, seen: Observation) -> str:
+        """After each observation: what is wrong with the acknowledgement in force, "" when nothing is.
+
+        With an infinite time-out the server never falls back by itself; a person or a tool may have switched it off.
+        """
+        if self.backend.mode is not Mode.ACTIVE or len(self.in_force) <= 1:
+            return ""
+        if seen.semi_sync_enabled and seen.semi_sync.on:
+            return ""
+        await self.backend.control.run(self.backend.engine.acknowledge(True))
+        logs.event(log, "semi-sync was off", logging.ERROR, site=self.backend.site, set=self.in_force)
+        return "the semi-synchronous source was found off although the set in force has another site; switched on again"
+
+    def _names(self, wanted: Iterable[str]) -> str:
+        return ", ".join(site for site in wanted if site not in self.in_force)
+
+    def _died(self, how: str) -> None:
+        self.in_force = ()
+        self._waiting = None
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None

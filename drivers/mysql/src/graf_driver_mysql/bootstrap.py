@@ -1,0 +1,94 @@
+"""An empty data directory with the users of GRAF and of the application, equal at every site.
+
+It is made once as a template, without the binary log: both sites start with empty, equal histories. A site that
+starts empty or is rebuilt gets a copy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from graf_driver_mysql.engines import engine
+from graf_driver_mysql.layout import Layout
+from graf_driver_mysql.parameters import Parameters
+from graf_driver_mysql.programs import BootstrapError
+from graf_driver_mysql.sql import quoted
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def ensure_data(parameters: Parameters, layout: Layout) -> bool:
+    """Makes the data directory where there is none; True when it is new. Blocking: call it in a thread.
+
+    Raises:
+        BootstrapError: the product's tools failed; the message has what they said.
+    """
+    if layout.data.exists():
+        return False
+    _ensure_template(parameters, layout)
+    fresh = layout.root / "data.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(layout.template, fresh)
+    _sync_tree(fresh)
+    fresh.replace(layout.data)
+    _sync(layout.root)
+    return True
+
+
+def statements(parameters: Parameters) -> str:
+    """The SQL that gives a fresh server its users and the application's database."""
+    lines = [
+        *engine(parameters.engine).users(_secret(parameters.replication_password_file)),
+        "CREATE DATABASE graf;",
+        "CREATE TABLE graf.probe (site VARCHAR(63) PRIMARY KEY, number BIGINT NOT NULL) ENGINE=InnoDB;",
+    ]
+    if parameters.application_user and parameters.application_database:
+        user, database = parameters.application_user, parameters.application_database
+        secret = quoted(_secret(parameters.application_password_file))
+        lines.append(f"CREATE DATABASE IF NOT EXISTS `{database}`;")
+        lines.append(f"CREATE USER {quoted(user)}@'%' IDENTIFIED BY {secret};")
+        # No administrative privilege: read_only binds this user.
+        lines.append(f"GRANT ALL PRIVILEGES ON `{database}`.* TO {quoted(user)}@'%';")
+    if parameters.init_sql is not None:
+        if parameters.application_database:
+            lines.append(f"USE `{parameters.application_database}`;")
+        lines.append(parameters.init_sql.read_text(encoding="utf-8"))
+    return "\n".join(lines) + "\n"
+
+
+def _ensure_template(parameters: Parameters, layout: Layout) -> None:
+    sql = statements(parameters)
+    digest = hashlib.sha256((parameters.engine + sql if parameters.engine != "mariadb" else sql).encode()).hexdigest()
+    mark = layout.root / "template.sha256"
+    if layout.template.is_dir() and mark.is_file() and mark.read_text(encoding="ascii") == digest:
+        return
+    layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shutil.rmtree(layout.template, ignore_errors=True)
+    engine(parameters.engine).make_template(parameters, layout, sql)
+    mark.write_text(digest, encoding="ascii")
+
+
+def _secret(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _sync_tree(root: Path) -> None:
+    # One syncfs instead of some 300 fsyncs (0.1 s instead of 3 s).
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            raise BootstrapError(f"syncfs of {root}: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

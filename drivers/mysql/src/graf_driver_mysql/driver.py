@@ -1,0 +1,223 @@
+"""The mysql driver: the calls of the contract for one MariaDB or MySQL. Thin: ``component.py`` and its sides do it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Sequence
+from importlib.metadata import version
+from typing import TypeVar
+
+from graf_driver_sdk.driver import Driver
+from graf_driver_sdk.errors import DriverError, InvalidParametersError, NotActiveError, PreconditionError
+from graf_driver_sdk.types import (
+    Assessment,
+    Capability,
+    ComponentKey,
+    EnsureRole,
+    FieldProblem,
+    Info,
+    Peer,
+    PositionReached,
+    Progress,
+    Quiesced,
+    Readiness,
+    Resynced,
+    ResyncStrategy,
+    Spec,
+    Status,
+)
+
+from graf_driver_mysql import status as render
+from graf_driver_mysql.backend import Mode
+from graf_driver_mysql.component import Component
+from graf_driver_mysql.engines import ENGINES, engine
+from graf_driver_mysql.history import History
+from graf_driver_mysql.observe import positions
+from graf_driver_mysql.parameters import Parameters, parse, peer_conflicts, peer_endpoint
+from graf_driver_mysql.programs import BootstrapError, MissingProgramError, program
+from graf_driver_mysql.record import RecordUnreadableError
+from graf_driver_mysql.resync import Resync
+from graf_driver_mysql.server import StartFailedError
+from graf_driver_mysql.sql import SqlError
+from graf_driver_mysql.watch import Watch
+
+T = TypeVar("T")
+
+
+class _Managed:
+    """The one component of this process, with what belongs to it."""
+
+    def __init__(self, driver: MysqlDriver, key: ComponentKey, parameters: Parameters) -> None:
+        self.key = key
+        self.component = Component(key.site, parameters, lambda: driver.notify(key))
+        self.resync = Resync(self.component)
+        self.watch = Watch(self.component, lambda: driver.notify(key))
+        self.watch.start()
+
+
+class MysqlDriver(Driver):
+    """Instance manager of one server: its parent process, and the only one that changes its role."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._managed: _Managed | None = None
+
+    def info(self) -> Info:
+        """Name, version, capabilities."""
+        capabilities = frozenset({Capability.POSITION, Capability.RESYNC, Capability.SYNCHRONOUS})
+        return Info("mysql.graf.dev", version("graf-driver-mysql"), capabilities)
+
+    async def probe(self) -> Readiness:
+        """Ready when the programs of one of the engines are here; Validate asks for those of the one that is chosen."""
+        missing = [_missing(name) for name in ENGINES]
+        return Readiness(True) if "" in missing else Readiness(False, "; or ".join(missing))
+
+    async def validate(self, spec: Spec, peers: Sequence[Peer]) -> Sequence[FieldProblem]:
+        """Every problem of the parameters."""
+        problems: list[FieldProblem] = []
+        for peer in peers:
+            try:
+                peer_endpoint(peer.site, peer.parameters)
+            except InvalidParametersError as error:
+                problems.extend(error.problems)
+        try:
+            own = parse(spec.parameters)
+        except InvalidParametersError as error:
+            return [*error.problems, *problems]
+        if missing := _missing(own.engine):
+            problems.append(FieldProblem("engine", missing, "use an image with it, or another engine"))
+        problems.extend(peer_conflicts(own, {peer.site: peer.parameters for peer in peers}))
+        return problems
+
+    async def ensure_role(self, request: EnsureRole) -> Progress:
+        """Begins or continues giving the server its role."""
+        return await _told(self._of(request.spec).component.ensure_role(request))
+
+    async def quiesce(self, spec: Spec, epoch: int) -> Quiesced:
+        """Stops accepting writes and gives the final position."""
+        position = await _told(self._of(spec).component.active.quiesce())
+        return Quiesced(Progress.done(), position)
+
+    async def unquiesce(self, spec: Spec, epoch: int) -> Progress:
+        """Accepts writes again."""
+        await _told(self._of(spec).component.active.unquiesce())
+        return Progress.done()
+
+    async def await_position(self, spec: Spec, position: str, timeout_ms: int) -> PositionReached:
+        """Waits until everything up to the position is applied here."""
+        try:
+            wanted = self._of(spec).component.backend.engine.history(position)
+        except ValueError as error:
+            problem = FieldProblem("position", str(error), "give a position that Quiesce returned")
+            raise InvalidParametersError([problem], "the position") from error
+        return await _told(_await_position(self._of(spec).component, wanted, timeout_ms))
+
+    async def assess(self, spec: Spec, active: Peer) -> Assessment:
+        """The verdict on this site's data."""
+        return await _told(self._of(spec).resync.assess(peer_endpoint(active.site, active.parameters)))
+
+    async def resync(self, spec: Spec, active: Peer, strategy: ResyncStrategy, epoch: int) -> Resynced:
+        """Archives what diverged and catches up."""
+        endpoint = peer_endpoint(active.site, active.parameters)
+        return await _told(self._of(spec).resync.resync(endpoint, strategy, epoch))
+
+    async def status(self, spec: Spec) -> Status:
+        """Observes the server now."""
+        managed = self._of(spec)
+        component = managed.component
+        backend = component.backend
+        try:
+            record = await backend.record()
+            seen = await backend.look()
+        except (SqlError, RecordUnreadableError) as error:
+            return Status.unknown(str(error))
+        if seen is None or backend.mode in (Mode.DOWN, Mode.STARTING):
+            reason = component.standby.reason
+            return render.down(backend.mode, component.wanted, record, reason, backend.message)
+        peers = [peer.site for peer in component.peers]
+        now_s = asyncio.get_running_loop().time()
+        return render.running(
+            backend.engine,
+            backend.mode,
+            component.wanted,
+            record,
+            seen,
+            held=component.standby.held,
+            caught_up=component.standby.caught_up,
+            reason=component.standby.reason,
+            in_force=component.active.in_force,
+            followers=component.active.followers(seen, peers, now_s),
+            trouble=managed.watch.trouble,
+            rate=managed.watch.rate,
+        )
+
+    async def close(self) -> None:
+        """Ends the server with its driver."""
+        if self._managed is not None:
+            await self._managed.watch.stop()
+            await self._managed.component.close()
+
+    def _of(self, spec: Spec) -> _Managed:
+        managed = self._managed
+        if managed is not None:
+            # Parameters that changed while the server runs wait for the driver's restart: a role call, a fence
+            # above all, must not fail because of them.
+            if managed.key != spec.key:
+                raise PreconditionError(
+                    f"this driver manages {managed.key} and no other component: "
+                    f"give {spec.key} a DriverClass of its own"
+                )
+            return managed
+        parameters = parse(spec.parameters)
+        for path in (parameters.replication_password_file, parameters.application_password_file):
+            with contextlib.suppress(OSError):
+                self.protect(path.read_text(encoding="utf-8").strip())
+        self._managed = managed = _Managed(self, spec.key, parameters)
+        return managed
+
+
+def _missing(name: str) -> str:
+    """Which program of an engine is not here, "" where all are."""
+    try:
+        for one in engine(name).programs:
+            program(*one)
+    except MissingProgramError as error:
+        return str(error)
+    return ""
+
+
+async def _await_position(component: Component, wanted: History, timeout_ms: int) -> PositionReached:
+    backend = component.backend
+    if backend.mode in (Mode.DOWN, Mode.STARTING):
+        raise NotActiveError(f"the server does not run: {backend.message}", reason="not-running")
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_ms / 1000
+    session = await backend.side_session("await-position")
+    try:
+        while True:
+            _, _, here = await positions(session)
+            left = deadline - loop.time()
+            if here.covers(wanted):
+                return PositionReached(True, str(here))
+            if left <= 0:
+                missing = ", ".join(wanted.beyond(here))
+                return PositionReached(False, str(here), f"{missing} not applied within {timeout_ms} ms")
+            wait_s = min(left, 1.0)
+            await session.run(backend.engine.wait_applied(wanted, wait_s), timeout_s=wait_s + 2)
+    finally:
+        session.close()
+
+
+async def _told(call: Awaitable[T]) -> T:
+    """Turns what this driver knows to go wrong into the contract's errors."""
+    try:
+        return await call
+    except SqlError as error:
+        raise DriverError(f"the server did not do it: {error}", reason="sql") from error
+    except (StartFailedError, BootstrapError) as error:
+        raise DriverError(f"the server could not be started: {error}", reason="start-failed") from error
+    except MissingProgramError as error:
+        raise DriverError(str(error), reason="missing-program") from error
+    except RecordUnreadableError as error:
+        raise PreconditionError(str(error), reason="record-unreadable") from error

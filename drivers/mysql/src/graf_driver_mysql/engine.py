@@ -1,0 +1,193 @@
+"""What differs between MariaDB and MySQL: programs, configuration, statements, and how an answer is read.
+
+Everything else of the driver is written against this class. Rules that are safety (when to start, to cut off, to
+promote, to acknowledge) are not here: an engine says only what it can do (``can_truncate``, ``ordered``).
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from graf_driver_mysql.history import History
+from graf_driver_mysql.values import Replica, SemiSync
+
+if TYPE_CHECKING:
+    from graf_driver_mysql.layout import Layout
+    from graf_driver_mysql.parameters import Endpoint, Parameters
+
+Row = dict[str, Any]
+
+
+class Engine(ABC):
+    """One database product. Values and text only: no I/O except ``make_template``."""
+
+    name: ClassVar[str]
+    product: ClassVar[str]
+    server: ClassVar[tuple[str, str]]  # program and Debian package
+    programs: ClassVar[tuple[tuple[str, str], ...]]
+    can_truncate: ClassVar[bool]  # recovery can cut off what is in the binary log and not committed in the engine
+    ordered: ClassVar[bool]  # the parallel applier keeps the source's order of commits, whoever wrote them
+    gone_from_source: ClassVar[frozenset[int]]  # errors: purged at the source, or never was there
+    position_fact: ClassVar[str]
+
+    read_positions: ClassVar[str]
+    read_followers: ClassVar[str]
+
+    open_writes: ClassVar[str] = "SET GLOBAL read_only = OFF"
+    shut_writes: ClassVar[str]
+
+    section: ClassVar[str]  # of the configuration file
+    settings: ClassVar[str]  # what every server has in it
+    source_word: ClassVar[str]  # "Master" or "Source": so columns, counters and variables call the one that is followed
+    replica_word: ClassVar[str]
+    received_column: ClassVar[str]
+    acknowledged_counter: ClassVar[str]
+
+    @property
+    def start_receiver(self) -> str:
+        """The statement."""
+        return f"START {self.replica_word.upper()} IO_THREAD"
+
+    @property
+    def stop_receiver(self) -> str:
+        """The statement."""
+        return f"STOP {self.replica_word.upper()} IO_THREAD"
+
+    @property
+    def start_applier(self) -> str:
+        """The statement."""
+        return f"START {self.replica_word.upper()} SQL_THREAD"
+
+    @property
+    def stop_applier(self) -> str:
+        """The statement."""
+        return f"STOP {self.replica_word.upper()} SQL_THREAD"
+
+    @property
+    def start_following(self) -> str:
+        """The statement."""
+        return f"START {self.replica_word.upper()}"
+
+    @property
+    def stop_following(self) -> str:
+        """The statement."""
+        return f"STOP {self.replica_word.upper()}"
+
+    @property
+    def forget_source(self) -> str:
+        """The statement."""
+        return f"RESET {self.replica_word.upper()} ALL"
+
+    @property
+    def read_semi_sync(self) -> str:
+        """The statement."""
+        return f"SHOW GLOBAL STATUS LIKE '{self._semi_sync_counters}%'"
+
+    @property
+    def read_replica(self) -> str:
+        """The statement."""
+        return f"SHOW {self.replica_word.upper()} STATUS"
+
+    @property
+    def _semi_sync_counters(self) -> str:
+        return f"Rpl_semi_sync_{self.source_word.lower()}_"
+
+    @abstractmethod
+    def history(self, text: str) -> History:
+        """Reads a position; raises ValueError."""
+
+    @abstractmethod
+    def positions(self, row: Row) -> tuple[bool, History, History, History]:
+        """read_only, what is in the log, all that is applied, and all that this server will not lose any more.
+
+        The last one is what a follower may have: it includes commits that wait for an acknowledgement.
+        """
+
+    def acknowledging(self, row: Row) -> bool:
+        """Whether the semi-synchronous source is switched on, from the row of ``read_positions``."""
+        return bool(row["e"])
+
+    def acknowledge(self, on: bool) -> str:
+        """The statement that switches the semi-synchronous source."""
+        return f"SET GLOBAL rpl_semi_sync_{self.source_word.lower()}_enabled = {'ON' if on else 'OFF'}"
+
+    def semi_sync(self, rows: list[Row]) -> SemiSync:
+        """The source's counters, from the rows of ``read_semi_sync``."""
+        value = {row["Variable_name"][len(self._semi_sync_counters) :]: row["Value"] for row in rows}
+        return SemiSync(
+            on=value.get("status") == "ON",
+            clients=int(value.get("clients", 0)),
+            waiting=int(value.get("wait_sessions", 0)),
+            acknowledged=int(value.get(self.acknowledged_counter, 0)),
+        )
+
+    def replica(self, row: Row) -> Replica:
+        """The state of replication, from the row of ``read_replica``."""
+        source, replica = self.source_word, self.replica_word
+        behind = row.get(f"Seconds_Behind_{source}")
+        return Replica(
+            host=row[f"{source}_Host"],
+            port=int(row[f"{source}_Port"]),
+            receiving=row[f"{replica}_IO_Running"] == "Yes",
+            receiver=row[f"{replica}_IO_Running"],
+            applying=row[f"{replica}_SQL_Running"] == "Yes",
+            received=self.history(row[self.received_column] or ""),
+            lag_s=-1.0 if behind is None else float(behind),
+            receive_error=row["Last_IO_Error"] or "",
+            receive_errno=int(row["Last_IO_Errno"] or 0),
+            apply_error=row["Last_SQL_Error"] or "",
+            delay_s=int(row.get("SQL_Delay") or 0),
+        )
+
+    @abstractmethod
+    def parallel(self, threads: int) -> str:
+        """The statement that sets how many threads apply; valid while the applier is stopped."""
+
+    @abstractmethod
+    def follow(self, source: Endpoint, parameters: Parameters, password: str, everything: History) -> tuple[str, ...]:
+        """The statements that point replication at a source, without starting it."""
+
+    @abstractmethod
+    def wait_applied(self, position: History, seconds: float) -> str:
+        """A query whose ``r`` is 0 when everything up to the position is applied in time."""
+
+    def configuration(self, site: str, parameters: Parameters, layout: Layout) -> str:
+        """The server's configuration file: every start is without a role."""
+        user = "user = root\n" if os.geteuid() == 0 else ""
+        return (
+            "# Written by graf-driver-mysql before each start; changes are lost.\n"
+            f"[{self.section}]\n"
+            f"{user}datadir = {layout.data}\n"
+            f"socket = {parameters.socket}\n"
+            f"pid_file = {layout.root / 'server.pid'}\n"
+            f"bind_address = {parameters.bind_address}\n"
+            f"port = {parameters.port}\n"
+            f"server_id = {parameters.server_id}\n"
+            f"{self.own_settings(parameters)}"
+            f"report_host = {site}\n"
+            f"report_port = {parameters.port}\n"
+            f"innodb_buffer_pool_size = {parameters.buffer_pool_mib}M\n"
+            f"{self.settings}"
+        )
+
+    def own_settings(self, parameters: Parameters) -> str:
+        """Lines of the configuration file that depend on the parameters and that only this product has."""
+        return ""
+
+    @abstractmethod
+    def arguments(self, truncate: bool) -> tuple[str, ...]:
+        """More arguments of one start."""
+
+    @abstractmethod
+    def make_template(self, parameters: Parameters, layout: Layout, sql: str) -> None:
+        """Makes an empty data directory in ``layout.template`` and runs the statements in it. Blocking.
+
+        Raises:
+            BootstrapError: The product's tools failed; the message has what they said.
+        """
+
+    @abstractmethod
+    def users(self, password: str) -> tuple[str, ...]:
+        """The statements that prepare a fresh server: nobody without a password, the replication user."""

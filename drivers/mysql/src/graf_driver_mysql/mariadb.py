@@ -1,0 +1,148 @@
+"""MariaDB 10.11 and newer."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from typing import TYPE_CHECKING
+
+from graf_driver_mysql.engine import Engine, Row
+from graf_driver_mysql.gtid import Position
+from graf_driver_mysql.history import History
+from graf_driver_mysql.parameters import HEARTBEAT_S, REPLICATION_USER, Endpoint, Parameters
+from graf_driver_mysql.programs import bootstrap_run, program
+from graf_driver_mysql.text import quoted
+
+if TYPE_CHECKING:
+    from graf_driver_mysql.layout import Layout
+
+# What the safety of the driver rests on. Each line has a test or a measured fact in docs/reference/drivers/mysql.md.
+_SAFETY = """\
+read_only = ON
+skip_slave_start = ON
+gtid_strict_mode = ON
+log_bin = binlog
+log_slave_updates = ON
+relay_log = relay
+binlog_format = ROW
+binlog_expire_logs_seconds = 0
+sync_binlog = 1
+innodb_flush_log_at_trx_commit = 1
+sync_relay_log = 1
+sync_master_info = 10000
+sync_relay_log_info = 10000
+rpl_semi_sync_master_enabled = OFF
+rpl_semi_sync_master_wait_point = AFTER_SYNC
+rpl_semi_sync_master_timeout = 4294967295000
+rpl_semi_sync_master_wait_no_slave = ON
+rpl_semi_sync_slave_enabled = ON
+slave_net_timeout = 2
+slave_parallel_mode = optimistic
+slave_parallel_threads = 0
+"""
+
+_ECONOMY = """\
+performance_schema = OFF
+feedback = OFF
+skip_name_resolve = ON
+innodb_log_file_size = 16M
+innodb_buffer_pool_dump_at_shutdown = OFF
+innodb_buffer_pool_load_at_startup = OFF
+max_connections = 200
+log_warnings = 2
+"""
+_COMMON = ["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=16M", "--performance-schema=OFF"]
+
+
+class MariaDB(Engine):
+    """A position is the last transaction of each replication domain; each site writes in a domain of its own."""
+
+    name = "mariadb"
+    product = "MariaDB"
+    server = ("mariadbd", "mariadb-server-core")
+    programs = (server, ("mariadb-install-db", "mariadb-server-core"), ("setpriv", "util-linux"))
+    can_truncate = True
+    ordered = False
+    gone_from_source = frozenset({1236})
+    position_fact = "gtid_binlog_pos"
+
+    read_positions = (
+        "SELECT @@global.read_only r, @@global.gtid_binlog_pos b, @@global.gtid_slave_pos s,"
+        " @@global.rpl_semi_sync_master_enabled e"
+    )
+    read_followers = "SHOW SLAVE HOSTS"
+
+    shut_writes = "SET GLOBAL read_only = ON"
+
+    section = "mariadbd"
+    settings = _SAFETY + _ECONOMY
+    source_word = "Master"
+    replica_word = "Slave"
+    received_column = "Gtid_IO_Pos"
+    acknowledged_counter = "get_ack"
+
+    def history(self, text: str) -> History:
+        """The last transaction of each domain."""
+        return Position.parse(text)
+
+    def positions(self, row: Row) -> tuple[bool, History, History, History]:
+        """The binary log has commits that wait for an acknowledgement too."""
+        logged = Position.parse(row["b"])
+        everything = logged.merged(Position.parse(row["s"]))
+        return bool(row["r"]), logged, everything, everything
+
+    def parallel(self, threads: int) -> str:
+        """0 is serial."""
+        return f"SET GLOBAL slave_parallel_threads = {threads}"
+
+    def follow(self, source: Endpoint, parameters: Parameters, password: str, everything: History) -> tuple[str, ...]:
+        """An active that becomes a standby has its own transactions in the log only, not in the slave's position."""
+        return (
+            f"SET GLOBAL gtid_slave_pos = {quoted(str(everything))}",
+            f"CHANGE MASTER TO MASTER_HOST={quoted(source.host)}, MASTER_PORT={source.port},"
+            f" MASTER_USER={quoted(REPLICATION_USER)}, MASTER_PASSWORD={quoted(password)},"
+            f" MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD={HEARTBEAT_S}",
+        )
+
+    def wait_applied(self, position: History, seconds: float) -> str:
+        """``MASTER_GTID_WAIT`` gives -1 when the time is over."""
+        return f"SELECT MASTER_GTID_WAIT({quoted(str(position))}, {seconds:.3f}) AS r"
+
+    def own_settings(self, parameters: Parameters) -> str:
+        """The domain that this site writes in."""
+        return f"gtid_domain_id = {parameters.gtid_domain_id}\n"
+
+    def arguments(self, truncate: bool) -> tuple[str, ...]:
+        """A replica by role cuts its tail off at recovery, a source keeps it."""
+        return (f"--init-rpl-role={'SLAVE' if truncate else 'MASTER'}",)
+
+    def make_template(self, parameters: Parameters, layout: Layout, sql: str) -> None:
+        """``mariadb-install-db``, then the statements in bootstrap mode."""
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        as_root = ["--user=root"] if os.geteuid() == 0 else []
+        bootstrap_run(
+            [
+                program("mariadb-install-db", "mariadb-server-core"),
+                "--no-defaults",
+                f"--datadir={layout.template}",
+                "--auth-root-authentication-method=socket",
+                f"--auth-root-socket-user={user}",
+                "--skip-test-db",
+                *as_root,
+                *_COMMON,
+            ],
+            "",
+        )
+        bootstrap_run(
+            [program(*self.server), "--no-defaults", "--bootstrap", f"--datadir={layout.template}", *as_root, *_COMMON],
+            sql,
+        )
+
+    def users(self, password: str) -> tuple[str, ...]:
+        """Bootstrap mode starts without grant tables."""
+        return (
+            "FLUSH PRIVILEGES;",
+            "DELETE FROM mysql.global_priv WHERE User = '';",
+            f"CREATE USER {REPLICATION_USER}@'%' IDENTIFIED BY {quoted(password)};",
+            f"GRANT REPLICATION SLAVE, BINLOG MONITOR, SLAVE MONITOR ON *.* TO {REPLICATION_USER}@'%';",
+        )

@@ -1,0 +1,216 @@
+"""The component's parameters: typed, each mistake reported with field, cause and fix."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graf_driver_sdk.errors import InvalidParametersError
+from graf_driver_sdk.types import FieldProblem
+
+DEFAULT_DATA_DIR = "/var/lib/graf/mysql"
+DEFAULT_SOCKET_DIR = "/run/graf/mysql"
+DEFAULT_CREDENTIALS_DIR = "/etc/graf/mysql"
+REPLICATION_USER = "graf_repl"
+HEARTBEAT_S = 0.1  # the source's sign of life on an idle connection; it is also how it notices a dead standby
+ENGINE_NAMES = ("mariadb", "mysql")
+SOCKET_NAME = "mariadb.sock"
+
+_KNOWN = {
+    "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
+    "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
+}  # fmt: skip
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What this site's server needs to know. Paths are inside the driver's container."""
+
+    replication_address: str
+    server_id: int
+    gtid_domain_id: int
+    port: int = 3306
+    bind_address: str = "0.0.0.0"  # noqa: S104 - the gate of the network driver decides who gets in
+    data_dir: Path = Path(DEFAULT_DATA_DIR)
+    socket_dir: Path = Path(DEFAULT_SOCKET_DIR)
+    credentials_dir: Path = Path(DEFAULT_CREDENTIALS_DIR)
+    init_sql: Path | None = None
+    application_database: str | None = None
+    application_user: str | None = None
+    buffer_pool_mib: int = 32
+    parallel_threads: int = 4
+    engine: str = "mariadb"
+
+    @property
+    def socket(self) -> Path:
+        """The server's unix socket: the driver's way in."""
+        return self.socket_dir / SOCKET_NAME
+
+    @property
+    def replication_password_file(self) -> Path:
+        """Password of the user that replicates and asks for positions; the same at every site."""
+        return self.credentials_dir / "replication-password"
+
+    @property
+    def application_password_file(self) -> Path:
+        """Password of the application's user; the same at every site."""
+        return self.credentials_dir / "application-password"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where another site's server is reached for replication."""
+
+    site: str
+    host: str
+    port: int
+
+
+class _Reader:
+    """Collects problems instead of stopping at the first."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+        self.problems: list[FieldProblem] = []
+
+    def problem(self, field: str, cause: str, fix: str) -> None:
+        self.problems.append(FieldProblem(field, cause, fix))
+
+    def integer(self, field: str, low: int, high: int, default: int | None = None) -> int:
+        value = self.raw.get(field, default)
+        if value is None:
+            self.problem(field, "is missing", f"set a whole number from {low} to {high}")
+            return low
+        # protobuf's Struct knows only doubles: 20.0 is the number 20.
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            self.problem(field, f"{value!r} is not a whole number", f"set a number from {low} to {high}")
+            return low
+        if not low <= int(value) <= high:
+            self.problem(field, f"{int(value)} is out of range", f"set a number from {low} to {high}")
+            return low
+        return int(value)
+
+    def address(self, field: str, default: str | None = None) -> str:
+        value = self.raw.get(field, default)
+        try:
+            return str(ipaddress.ip_address(value if isinstance(value, str) else ""))
+        except ValueError:
+            cause = "is missing" if value is None else f"{value!r} is not an IP address"
+            self.problem(field, cause, "set this site's address on the replication network, e.g. 198.18.0.20")
+            return "127.0.0.1"
+
+    def path(self, field: str, default: str) -> Path:
+        value = self.raw.get(field, default)
+        if not isinstance(value, str) or not value.startswith("/"):
+            self.problem(field, f"{value!r} is not an absolute path", f"set a path, e.g. {default}")
+            return Path(default)
+        return Path(value)
+
+    def choice(self, field: str, names: tuple[str, ...]) -> str:
+        value = self.raw.get(field, names[0])
+        if value not in names:
+            self.problem(field, f"{value!r} is not one of {', '.join(names)}", f"leave it out for {names[0]}")
+            return names[0]
+        return str(value)
+
+
+def parse(raw: Mapping[str, Any]) -> Parameters:
+    """Reads the parameters of this site; raises InvalidParametersError with every problem."""
+    reader = _Reader(raw)
+    for field in sorted(set(raw) - _KNOWN):
+        reader.problem(
+            field, "is not a parameter of the mysql driver", f"remove it; known: {', '.join(sorted(_KNOWN))}"
+        )
+    database, user = _application(reader)
+    socket_dir = reader.path("socketDir", DEFAULT_SOCKET_DIR)
+    if len(str(socket_dir / SOCKET_NAME)) > 100:
+        reader.problem("socketDir", "is too long for a unix socket", "choose a path of at most 80 characters")
+    init_sql = reader.path("initSql", "/") if "initSql" in raw else None
+    if init_sql is not None and not init_sql.is_file():
+        reader.problem("initSql", f"{init_sql} is not a file here", "mount the file into the driver's container")
+    parameters = Parameters(
+        replication_address=reader.address("replicationAddress"),
+        server_id=reader.integer("serverId", 1, 2**32 - 1),
+        gtid_domain_id=reader.integer("gtidDomainId", 1, 2**32 - 1),
+        port=reader.integer("port", 1, 65535, 3306),
+        bind_address=reader.address("bindAddress", "0.0.0.0"),  # noqa: S104
+        data_dir=reader.path("dataDir", DEFAULT_DATA_DIR),
+        socket_dir=socket_dir,
+        credentials_dir=reader.path("credentialsDir", DEFAULT_CREDENTIALS_DIR),
+        init_sql=init_sql,
+        application_database=database,
+        application_user=user,
+        buffer_pool_mib=reader.integer("bufferPoolMiB", 8, 1 << 20, 32),
+        parallel_threads=reader.integer("parallelThreads", 0, 64, 4),
+        engine=reader.choice("engine", ENGINE_NAMES),
+    )
+    _check_secrets(reader, parameters)
+    if reader.problems:
+        raise InvalidParametersError(tuple(reader.problems))
+    return parameters
+
+
+def _application(reader: _Reader) -> tuple[str | None, str | None]:
+    raw = reader.raw.get("application")
+    if raw is None:
+        return None, None
+    if not isinstance(raw, Mapping) or set(raw) != {"database", "user"}:
+        reader.problem("application", "is not {database, user}", "set both names and nothing else")
+        return None, None
+    for key in ("database", "user"):
+        if not isinstance(raw[key], str) or not _NAME.fullmatch(raw[key]):
+            reader.problem(
+                f"application.{key}",
+                f"{raw[key]!r} is not a plain name",
+                "use letters, digits and underscores, at most 32, not starting with a digit",
+            )
+            return None, None
+    return raw["database"], raw["user"]
+
+
+def _check_secrets(reader: _Reader, parameters: Parameters) -> None:
+    wanted: list[Path] = [parameters.replication_password_file]
+    if parameters.application_user is not None:
+        wanted.append(parameters.application_password_file)
+    for path in wanted:
+        try:
+            empty = not path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            reader.problem("credentialsDir", f"cannot read {path}: {error.strerror}", "mount the Secret there")
+            continue
+        if empty:
+            reader.problem("credentialsDir", f"{path} is empty", "put a password into the Secret")
+
+
+def peer_endpoint(site: str, raw: Mapping[str, Any]) -> Endpoint:
+    """Where the component at another site is reached; raises InvalidParametersError."""
+    reader = _Reader(raw)
+    host = reader.address("replicationAddress")
+    port = reader.integer("port", 1, 65535, 3306)
+    if reader.problems:
+        raise InvalidParametersError(
+            tuple(FieldProblem(f"peers[{site}].{p.field}", p.cause, p.fix) for p in reader.problems)
+        )
+    return Endpoint(site, host, port)
+
+
+def peer_conflicts(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> tuple[FieldProblem, ...]:
+    """Identities that must differ between sites and do not."""
+    problems = []
+    checks: tuple[tuple[str, Callable[[Parameters], int]], ...] = (
+        ("serverId", lambda p: p.server_id),
+        ("gtidDomainId", lambda p: p.gtid_domain_id),
+    )
+    for site, raw in sorted(peers.items()):
+        for field, value in checks:
+            if raw.get(field) == value(own):
+                problems.append(FieldProblem(field, f"site {site} has the same one", "give each site its own number"))
+        theirs = raw.get("engine", ENGINE_NAMES[0])
+        if theirs != own.engine:
+            problems.append(FieldProblem("engine", f"site {site} has {theirs!r}", "use one product at all sites"))
+    return tuple(problems)

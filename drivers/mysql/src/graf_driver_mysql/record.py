@@ -1,0 +1,74 @@
+"""What the driver must still know after a power cut: the role of the data and the set that acknowledged.
+
+The record decides how a crashed server is recovered (see ``recovery.py``), so it is on disk (fsync) before the
+server acknowledges anything under the new rule.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class DataRole(StrEnum):
+    """What was last done with this data directory."""
+
+    NONE = "none"  # fresh: never served, never followed
+    ACTIVE = "active"  # served; its last transactions may be unacknowledged or acknowledged and not yet flushed
+    STANDBY = "standby"  # followed; what it received and had not applied is gone after a restart
+    TRUNCATED = "truncated"  # was active, its tail was cut off: may lack acknowledged writes until it has followed
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Invariant: ``synchronous_set`` has another site only if that site has every write acknowledged so far."""
+
+    role: DataRole = DataRole.NONE
+    synchronous_set: tuple[str, ...] = ()
+    epoch: int = 0
+
+    def lone(self) -> bool:
+        """Whether writes were acknowledged by this site alone."""
+        return len(self.synchronous_set) <= 1
+
+
+class RecordUnreadableError(RuntimeError):
+    """The record exists and cannot be understood: unknown means hold."""
+
+
+class RecordFile:
+    """Reads and durably replaces the record. Blocking: call it in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> Record:
+        """The record, or an empty one where none was ever written."""
+        try:
+            raw = json.loads(self.path.read_text(encoding="utf-8"))
+            return Record(DataRole(raw["role"]), tuple(raw["synchronous_set"]), int(raw["epoch"]))
+        except FileNotFoundError:
+            return Record()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecordUnreadableError(
+                f"{self.path} cannot be understood ({error}): whether the last writes may be cut off is unknown, "
+                f"the server is not started; restore the file, or move the data directory away to start empty"
+            ) from error
+
+    def save(self, record: Record) -> None:
+        """Returns only when the record would survive a power cut."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.path.with_suffix(".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(asdict(record), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -1,0 +1,135 @@
+"""The verdict on this site's data, and the way back: follow, or archive and rebuild."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from graf_driver_sdk import logs
+from graf_driver_sdk.blocking import run_blocking
+from graf_driver_sdk.errors import NeedsResyncError, PreconditionError
+from graf_driver_sdk.types import Assessment, Progress, Resynced, ResyncStrategy, Role, Verdict
+
+from graf_driver_mysql.backend import Mode
+from graf_driver_mysql.component import Component
+from graf_driver_mysql.history import History
+from graf_driver_mysql.layout import Layout
+from graf_driver_mysql.observe import kept, positions
+from graf_driver_mysql.parameters import Endpoint
+from graf_driver_mysql.record import Record
+from graf_driver_mysql.sql import SqlError
+
+log = logging.getLogger("graf.driver.mysql")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rebuilt:
+    epoch: int
+    archive: str
+
+
+def verdict(local: History, active: History) -> Verdict:
+    """Compares two histories. Pure."""
+    if local.beyond(active):
+        return Verdict.DIVERGED
+    if not active.beyond(local):
+        return Verdict.CLEAN
+    return Verdict.BEHIND if local else Verdict.EMPTY
+
+
+class Resync:
+    """Never deletes data: what has to go is moved into the archive."""
+
+    def __init__(self, component: Component) -> None:
+        self.component = component
+        self._rebuilt: _Rebuilt | None = None
+
+    async def assess(self, active: Endpoint) -> Assessment:
+        """The verdict against the active site; UNKNOWN where one of the two could not be asked."""
+        backend = self.component.backend
+        if backend.mode in (Mode.ACTIVE, Mode.QUIESCED):
+            raise PreconditionError("the active site itself is not assessed")
+        if not await self.component.running(active):
+            return Assessment(Verdict.UNKNOWN, message=backend.message or "the server is starting")
+        # The own position first: the active's can only have grown since.
+        _, _, mine = await positions(backend.control)
+        try:
+            session = await backend.remote_session(active)
+        except SqlError as error:
+            return Assessment(Verdict.UNKNOWN, str(mine), message=f"the active site cannot be asked: {error}")
+        try:
+            read_only, theirs = await kept(session)
+        except SqlError as error:
+            return Assessment(Verdict.UNKNOWN, str(mine), message=f"the active site cannot be asked: {error}")
+        finally:
+            session.close()
+        if read_only:
+            return Assessment(Verdict.UNKNOWN, str(mine), str(theirs), message=f"{active.site} is not active (yet)")
+        return Assessment(verdict(mine, theirs), str(mine), str(theirs), ", ".join(mine.beyond(theirs)))
+
+    async def resync(self, active: Endpoint, strategy: ResyncStrategy, epoch: int) -> Resynced:
+        """Begins or continues; completed when this site follows and has caught up."""
+        if self.component.backend.mode is Mode.ACTIVE:
+            raise PreconditionError("the server may accept writes: fence it first")
+        self.component.wanted = Role.STANDBY
+        if self._rebuilt is None or self._rebuilt.epoch != epoch:
+            finding = await self.assess(active)
+            if finding.verdict is Verdict.UNKNOWN:
+                return Resynced(Progress.pending(finding.message, 100))
+            if strategy is ResyncStrategy.FOLLOW and finding.verdict is Verdict.DIVERGED:
+                raise NeedsResyncError(
+                    f"this site has what {active.site} does not have ({finding.divergent}): "
+                    "it cannot simply follow; ask for REBUILD, which archives it"
+                )
+            if strategy is ResyncStrategy.REBUILD or finding.verdict is Verdict.DIVERGED:
+                await self._rebuild(finding, epoch)
+        archive = self._rebuilt.archive if self._rebuilt is not None and self._rebuilt.epoch == epoch else ""
+        return Resynced(await self._catch_up(active), archive)
+
+    async def _catch_up(self, active: Endpoint) -> Progress:
+        component = self.component
+        if not await component.running(active):
+            return Progress.pending(component.backend.message or "the server is starting", 50)
+        if not await component.standby.follow(active):
+            return Progress.pending(f"{active.site} ({active.host}:{active.port}) does not answer yet", 100)
+        if not component.standby.caught_up:
+            return Progress.pending(component.standby.reason, 50)
+        return Progress.done()
+
+    async def _rebuild(self, finding: Assessment, epoch: int) -> None:
+        backend = self.component.backend
+        await backend.kill()
+        layout = backend.server.layout
+        archive = await run_blocking(_put_aside, layout, finding, epoch)
+        await backend.save(Record(epoch=epoch))
+        self._rebuilt = _Rebuilt(epoch, str(archive))
+        logs.event(log, "archived", logging.WARNING, site=backend.site, archive=archive, divergent=finding.divergent)
+        await asyncio.sleep(0)
+
+
+def _put_aside(layout: Layout, finding: Assessment, epoch: int) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target = layout.archive / f"{stamp}-epoch{epoch}"
+    number = 1
+    while target.exists():
+        number += 1
+        target = layout.archive / f"{stamp}-epoch{epoch}-{number}"
+    target.mkdir(parents=True)
+    (target / "graf-assessment.txt").write_text(
+        f"put aside at {stamp}, epoch {epoch}\nverdict: {finding.verdict.name}\nlocal: {finding.local_position}\n"
+        f"active: {finding.active_position}\nonly here: {finding.divergent}\n"
+        "read what was only here with: mariadb-binlog --gtid-strict-mode=0 data/binlog.*\n",
+        encoding="utf-8",
+    )
+    layout.data.rename(target / "data")
+    for directory in (target, layout.archive, layout.root):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    return target

@@ -1,0 +1,294 @@
+"""The standby's side: follow the active, and this site's own evidence that it may be promoted.
+
+MariaDB in GTID mode throws its relay log away whenever replication is started with both threads stopped, and so at
+every restart of the server. What was received, and acknowledged to the active, but not yet applied is then gone from
+here and must be fetched again. Evidence therefore belongs to one run of the applier: it is dropped with every such
+event and is gained again only by reaching a position that the active had afterwards.
+
+Each site has a replication domain of its own, and MariaDB's parallel applier keeps no order between domains: what
+the new active wrote can be applied before what it builds on (measured: "Table 'app.t' doesn't exist" after a rebuild).
+Therefore the applier is parallel only when nothing but the active's own domain can come, and serial until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from graf_driver_sdk import logs
+from graf_driver_sdk.errors import NeedsResyncError, PreconditionError
+
+from graf_driver_mysql.backend import Backend, Mode
+from graf_driver_mysql.history import History
+from graf_driver_mysql.observe import Observation, Replica, positions, replica
+from graf_driver_mysql.parameters import Endpoint
+from graf_driver_mysql.record import DataRole
+from graf_driver_mysql.source import compare, stop_receiving
+from graf_driver_mysql.sql import Session, SqlError
+
+log = logging.getLogger("graf.driver.mysql")
+
+CONNECT_WAIT_S = 0.3
+APPLY_WAIT_S = 1.0
+KICK_INTERVAL_S = 0.25
+
+
+class Standby:
+    """Invariant: ``caught_up`` implies that everything this site acknowledged to the active is still here."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.caught_up = False
+        self.reason = "has not caught up with the active since the driver started"
+        self.held = False  # receiving was stopped on purpose (fenced)
+        self.source: Endpoint | None = None
+        self._target: History | None = None
+        self._remote: Session | None = None
+        self._kicked_at = 0.0
+        self._parallel = False
+        self._switching = False  # the applier was stopped here, to be started at once
+        self._finished = False  # for promotion: everything received is applied, replication is being removed
+        self._receiver = asyncio.Lock()  # one at a time starts or stops the receiver thread
+        backend.on_death.append(self._died)
+
+    def drop_evidence(self, reason: str) -> None:
+        """From now on this site is not promotable, until it has caught up anew."""
+        self.caught_up = False
+        self.reason = reason
+        self._target = None
+
+    async def follow(self, source: Endpoint) -> bool:
+        """Begins or continues following; True when the source is being received.
+
+        Raises:
+            NeedsResyncError: The histories do not fit. SqlError: This server does not answer.
+        """
+        self.held = False
+        self._finished = False
+        async with self._receiver:
+            await self._begin(source)
+        self.source = source
+        self.backend.mode = Mode.STANDBY
+        return await self._received(CONNECT_WAIT_S)
+
+    async def _begin(self, source: Endpoint) -> None:
+        control = self.backend.control
+        now = await replica(control)
+        if now is None or (now.host, now.port) != (source.host, source.port):
+            await self._turn_to(source, now)
+        elif now.receive_errno in self.backend.engine.gone_from_source and not now.receiving:
+            await self._explain_1236(source, now)
+        elif now.receiver == "No" and now.applying:
+            await control.run(self.backend.engine.start_receiver)
+        elif now.receiver == "No" and not now.apply_error:
+            self.drop_evidence("replication had been stopped: its relay log is discarded at the start")
+            self._parallel = self.backend.engine.ordered
+            await control.run(*self._how_to_apply(), self.backend.engine.start_following)
+        elif not now.applying and not now.apply_error:
+            await self._start_applier()
+
+    async def _start_applier(self) -> None:
+        """Starts the applier alone. The relay log stays while the receiver runs; the evidence is gained anew anyway."""
+        self.drop_evidence("the applier had been stopped")
+        self._parallel = self.backend.engine.ordered
+        await self.backend.control.run(*self._how_to_apply(), self.backend.engine.start_applier)
+        self._switching = False
+
+    async def hold(self) -> None:
+        """Stops receiving and so acknowledging; what was received is applied on and stays."""
+        self.held = True
+        async with self._receiver:
+            now = await replica(self.backend.control)
+            if now is not None and now.receiver != "No":
+                await stop_receiving(self.backend, now)
+
+    async def finish(self) -> bool:
+        """For promotion: nothing more is received, everything received is applied, replication is removed.
+
+        Returns:
+            False while the relay log is still being applied: call again.
+
+        Raises:
+            PreconditionError: The applier stands still.
+        """
+        control = self.backend.control
+        self.held = True
+        async with self._receiver:
+            return await self._finish(control)
+
+    async def _finish(self, control: Session) -> bool:
+        if self._finished:  # a call that was cancelled came this far: nothing is to be proved again
+            await control.run(self.backend.engine.stop_following, self.backend.engine.forget_source)
+            return True
+        now = await replica(control)
+        if now is None:
+            return True
+        if now.receiver != "No":
+            await stop_receiving(self.backend, now)
+            now = await replica(control) or now
+        if not now.applying:
+            self.drop_evidence(f"the applier stands still: {now.apply_error or 'stopped'}")
+            raise PreconditionError(self.reason)
+        if now.received:
+            wait = self.backend.engine.wait_applied(now.received, APPLY_WAIT_S)
+            if int((await control.row(wait, timeout_s=APPLY_WAIT_S + 2))["r"]) != 0:
+                return False
+        self._finished = True
+        await control.run(self.backend.engine.stop_following, self.backend.engine.forget_source)
+        self.source = None
+        return True
+
+    async def tend(self, seen: Observation) -> None:
+        """After each observation: keeps the evidence true, gains it, and reconnects sooner than MariaDB would."""
+        now = seen.replica
+        if self.backend.mode is not Mode.STANDBY or now is None or self.source is None or self._finished:
+            return
+        if not now.applying:
+            self.drop_evidence(f"the applier stands still: {now.apply_error or 'stopped'}")
+            await self._start_what_was_stopped_here()
+        elif now.delay_s:
+            self.drop_evidence(f"somebody set it to apply {now.delay_s} s late on purpose")
+        elif now.receive_errno in self.backend.engine.gone_from_source and not now.receiving:
+            self.drop_evidence(f"the active refuses to be followed: {now.receive_error}")
+        elif not now.receiving and not self.held:
+            await self._reconnect()
+        elif now.receiving and not self.caught_up:
+            await self._gain_evidence(seen)
+
+    async def _gain_evidence(self, seen: Observation) -> None:
+        run = self.backend.run
+        if self._target is None:
+            answer = await self._ask_source()
+            if answer is None:
+                self.reason = "the active's position could not be asked for"
+                return
+            read_only, logged = answer
+            if read_only:
+                self.reason = "the site that it follows is not active (yet)"
+                return
+            if run == self.backend.run:
+                self._target = logged
+        elif seen.applied.covers(self._target):
+            if not self._parallel and self.backend.parameters.parallel_threads > 1:
+                await self._go_parallel()
+                return
+            self.caught_up, self.reason = True, ""
+            logs.event(log, "caught up", site=self.backend.site, position=str(seen.applied))
+            self.backend.changed()
+        else:
+            behind = self._target.transactions_beyond(seen.applied)
+            self.reason = f"catching up with the active: {behind} transactions to go"
+
+    async def _go_parallel(self) -> None:
+        """All other domains are applied: from here on only the active's own can come. Evidence is gained after it."""
+        async with self._receiver:
+            now = await replica(self.backend.control)
+            if self.held or self.backend.mode is not Mode.STANDBY or now is None or not now.receiving:
+                return
+            self._target = None
+            self._switching = True  # until it runs again: the session may break in between
+            engine = self.backend.engine
+            await self.backend.control.run(
+                engine.stop_applier, engine.parallel(self.backend.parameters.parallel_threads), engine.start_applier
+            )
+            self._parallel, self._switching = True, False
+
+    async def _start_what_was_stopped_here(self) -> None:
+        """A switch that broke in its middle has left the applier stopped, and nobody else would start it."""
+        async with self._receiver:
+            if self.held or self.backend.mode is not Mode.STANDBY or not self._switching:
+                return
+            now = await replica(self.backend.control)
+            if now is not None and not now.applying and not now.apply_error:
+                await self._start_applier()
+
+    async def _ask_source(self) -> tuple[bool, History] | None:
+        if self.source is None:
+            return None
+        try:
+            if self._remote is None or self._remote.broken:
+                self._remote = await self.backend.remote_session(self.source)
+            read_only, logged, _ = await positions(self._remote)
+        except SqlError:
+            self._drop_remote()
+            return None
+        return read_only, logged
+
+    async def _reconnect(self) -> None:
+        """MariaDB sleeps a second between attempts; the driver starts the receiver as soon as the source answers."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._kicked_at < KICK_INTERVAL_S:
+            return
+        self._kicked_at = loop.time()
+        self._drop_remote()
+        if await self._ask_source() is None:
+            return
+        async with self._receiver:
+            if self.held or self.backend.mode is not Mode.STANDBY:
+                return
+            now = await replica(self.backend.control)
+            # Only while the applier runs: a start with both threads stopped would discard the relay log.
+            if now is not None and now.applying and not now.receiving:
+                await stop_receiving(self.backend, now)
+                await self.backend.control.run(self.backend.engine.start_receiver)
+
+    async def _turn_to(self, source: Endpoint, now: Replica | None) -> None:
+        control = self.backend.control
+        single = await compare(self.backend, source)
+        if now is not None:
+            if now.receiver != "No":
+                await stop_receiving(self.backend, now)
+            await control.run(self.backend.engine.stop_following)
+        self._drop_remote()
+        self.drop_evidence("has not caught up with the active yet")
+        password = await asyncio.to_thread(
+            self.backend.parameters.replication_password_file.read_text, encoding="utf-8"
+        )
+        _, _, everything = await positions(control)
+        # The record first: from here on this data is a standby's.
+        await self.backend.save(replace(await self.backend.record(), role=DataRole.STANDBY))
+        self.backend.mode = Mode.STANDBY
+        engine = self.backend.engine
+        self._parallel = engine.ordered or (single and self.backend.parameters.parallel_threads > 1)
+        await control.run(
+            *self._how_to_apply(),
+            # A semi-synchronous source switched on here would make the applier wait for acknowledgements.
+            engine.acknowledge(False),
+            *engine.follow(source, self.backend.parameters, password.strip(), everything),
+            engine.start_following,
+        )
+
+    def _how_to_apply(self) -> tuple[str, ...]:
+        """Before the applier is started: in parallel only where that keeps the order."""
+        return (self.backend.engine.parallel(self.backend.parameters.parallel_threads if self._parallel else 0),)
+
+    async def _explain_1236(self, source: Endpoint, now: Replica) -> None:
+        self.drop_evidence(f"the active refuses to be followed: {now.receive_error}")
+        await compare(self.backend, source)
+        raise NeedsResyncError(f"{source.site} refuses to be followed: {now.receive_error}")
+
+    async def _received(self, timeout_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            now = await replica(self.backend.control)
+            if now is not None and now.receiving:
+                return True
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(0.005)
+
+    def _drop_remote(self) -> None:
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
+
+    def _died(self, how: str) -> None:
+        self.drop_evidence(f"{how}: what was received and not yet applied is discarded; has not caught up since")
+        self.source = None
+        self.held = False
+        self._finished = False
+        self._parallel = self.backend.engine.ordered
+        self._switching = False
+        self._drop_remote()

@@ -1,0 +1,8 @@
+"""Text for SQL."""
+
+from __future__ import annotations
+
+
+def quoted(text: str) -> str:
+    """A string literal for SQL."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -1,0 +1,47 @@
+"""What was observed of a server, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graf_driver_mysql.history import History
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The state of a server that follows another."""
+
+    host: str
+    port: int
+    receiving: bool  # the receiver thread is connected
+    receiver: str  # Yes, No, Connecting, Preparing
+    applying: bool
+    received: History  # complete transactions in the relay log
+    lag_s: float  # negative when unknown
+    receive_error: str
+    receive_errno: int
+    apply_error: str
+    delay_s: int = 0  # it applies this much later on purpose
+
+
+@dataclass(frozen=True, slots=True)
+class SemiSync:
+    """The source's side of semi-synchronous replication."""
+
+    on: bool
+    clients: int
+    waiting: int  # commits that wait for an acknowledgement
+    acknowledged: int  # acknowledgements so far: it rises with each
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One look at a living server."""
+
+    read_only: bool
+    logged: History  # what is in the binary log
+    applied: History  # everything that this server has, its own and its sources'
+    semi_sync_enabled: bool
+    semi_sync: SemiSync
+    replica: Replica | None
+    followers: tuple[str, ...]  # sites registered as replicas

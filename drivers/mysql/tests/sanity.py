@@ -1,0 +1,95 @@
+"""What graf-driver-sanity needs to know of mysql, with two real MariaDB servers: `make mysql-sanity`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pymysql
+from graf_driver_sanity.config import Budget, Config, Invalid, Side
+
+PASSWORD = "it-is-a-secret-of-mysql"
+BASE = Path(tempfile.mkdtemp(prefix="gsm-", dir="/tmp"))
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+PORTS = {"east": free_port(), "west": free_port()}
+
+
+def side(name: str, number: int) -> Side:
+    """One site's driver and server."""
+    credentials = BASE / "credentials"
+    credentials.mkdir(exist_ok=True)
+    for what in ("replication", "application"):
+        (credentials / f"{what}-password").write_text(PASSWORD + "\n")
+    parameters: dict[str, Any] = {
+        "replicationAddress": "127.0.0.1",
+        "bindAddress": "127.0.0.1",
+        "port": PORTS[name],
+        "serverId": number,
+        "gtidDomainId": number,
+        "dataDir": str(BASE / name),
+        "socketDir": str(BASE / f"s-{name}"),
+        "credentialsDir": str(credentials),
+        "application": {"database": "app", "user": "app"},
+    }
+    command = (sys.executable, "-c", "from graf_driver_mysql.main import main; raise SystemExit(main())")
+    return Side(name, command=command, parameters=parameters)
+
+
+def _client(site: str) -> Any:
+    return pymysql.connect(
+        host="127.0.0.1", port=PORTS[site], user="app", password=PASSWORD, database="app", autocommit=True,
+        ssl_disabled=True, connect_timeout=5, read_timeout=5, write_timeout=5,
+    )  # fmt: skip
+
+
+def write(site: str, value: str) -> None:
+    """A client's write."""
+    with _client(site) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS sanity (value VARCHAR(190) PRIMARY KEY) ENGINE=InnoDB")
+        cursor.execute("INSERT INTO sanity VALUES (%s)", (value,))
+
+
+def read(site: str, value: str) -> str:
+    """All values that are there."""
+    with _client(site) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT value FROM sanity")
+        return " ".join(row[0] for row in cursor.fetchall())
+
+
+def break_server(site: str, value: str) -> None:
+    """kill -9 of the server, behind the driver's back."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int((BASE / site / "server.pid").read_text()), 9)
+
+
+def config() -> Config:
+    """Both sites."""
+    east, west = side("east", 20), side("west", 30)
+    return Config(
+        name="mysql",
+        component="db",
+        site=east,
+        peer=west,
+        unreachable_peer={**west.parameters, "port": free_port()},
+        invalid=(
+            Invalid("port", {"port": "x"}),
+            Invalid("serverId", {"serverId": -1}),
+            Invalid("dataDir", {"dataDir": "not/absolute"}),
+        ),
+        secrets=(PASSWORD,),
+        hooks={"write": write, "read": read, "break": break_server},
+        budget=Budget(start_s=60, transition_s=60, call_s=20, status_s=5),
+    )

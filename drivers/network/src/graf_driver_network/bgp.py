@@ -1,0 +1,199 @@
+"""Mode ``bgp``: BIRD announces the service address of each component whose gate is open.
+
+Preference follows from the epoch (MED, and local preference for iBGP neighbours). A route that is given up in good
+order may linger as the last choice, so that users always have one: make before break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+
+from graf_driver_network.announcer import Announcer, Held, Outcome, RefusedError, Seen
+from graf_driver_network.bird import Announcement, Bird, BirdConfigError, BirdError, BirdHungError
+from graf_driver_network.bird_config import Route, conflicts, med_of, render, sessions_of
+from graf_driver_network.elements import NftError
+from graf_driver_network.fields import prefix_of
+from graf_driver_network.gate import Gate
+from graf_driver_network.parameters import Parameters
+from graf_driver_network.parameters_bgp import Bgp
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class BgpAnnouncer(Announcer):
+    """One BIRD for all components of this mode.
+
+    Invariant: a route is announced only for a component whose gate the kernel shows open for the same epoch, or,
+    with a shut gate, as the last choice and for as long as the component's ``drain`` says.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        run_dir: Path,
+        components: Callable[[], Iterable[Held]],
+        *,
+        on_change: Callable[[], None],
+        program: str,
+    ) -> None:
+        """``components`` gives those of this mode; ``on_change`` is told when something changed by itself."""
+        self._gate = gate
+        self._components = components
+        self._on_change = on_change
+        self._lingering: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bird = Bird(run_dir, self._render, on_change=on_change, program=program)
+
+    def check(self, held: Held, epoch: int) -> None:
+        """An epoch without a MED of its own cannot be preferred."""
+        try:
+            med_of(epoch)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+
+    def conflicts(self, parameters: Parameters, others: Sequence[Parameters]) -> list[str]:
+        """Two components may share a session, not disagree about it; and a process has one router id."""
+        bgp = parameters.bgp
+        if bgp is None:
+            return []
+        known = [other.bgp for other in others if other.bgp is not None]
+        found = conflicts(session for each in (*known, bgp) for session in sessions_of(each))
+        found += [
+            f"routerId {bgp.router_id} differs from another component's {other.router_id}"
+            for other in known
+            if other.router_id != bgp.router_id
+        ]
+        return found
+
+    async def announce(self, held: Held) -> Outcome:
+        """Completed when BIRD has the route and at least one neighbour hears it."""
+        self._stop_lingering(held)
+        try:
+            await self._bird.apply()
+            seen = await self._announcements(held.parameters)
+        except BirdError as error:
+            self._replace_hung(error)
+            return Outcome(False, f"the gate is open, the route is not announced: {error}", 50)
+        if not any(session.established for session in seen):
+            return Outcome(False, f"the gate is open, but no neighbour hears the route yet: {_states(seen)}", 100)
+        return Outcome(True, f"announced with MED {med_of(held.announced_epoch or 0)}")
+
+    async def withdraw(self, held: Held, why: str) -> Outcome:
+        """Drains first where the component says so; the gate is shut already, so that nothing depends on BIRD."""
+        bgp = held.parameters.bgp
+        remark = "BIRD has been told"
+        if held.drained_epoch is not None and (bgp is None or bgp.drain is None or bgp.drain.linger_ms == 0):
+            held.drained_epoch = None
+        if held.drained_epoch is not None and bgp is not None and bgp.drain is not None:
+            remark = f"the route lingers for {bgp.drain.linger_ms} ms as the last choice"
+            loop = asyncio.get_running_loop()
+            self._cancel_timer(held)
+            self._lingering[held.address] = loop.call_later(bgp.drain.linger_ms / 1000, self._end_linger, held)
+        await self._apply_quietly(why)
+        return Outcome(True, remark)
+
+    async def observe(self, held: Held) -> Seen:
+        """Asks BIRD: sessions, and what it sends over them."""
+        try:
+            seen = await self._announcements(held.parameters)
+        except BirdError as error:
+            self._replace_hung(error)
+            return Seen(False, f"nothing is announced: {error}", facts={"exported": "no"})
+        prefix = prefix_of(held.parameters.service_address)
+        meds = [session.routes[prefix] for session in seen if prefix in session.routes]
+        facts = {"exported": "yes" if meds else "no"}
+        if meds:
+            facts["med"] = str(min(meds))
+            facts["exported_to"] = str(len(meds))
+        if held.drained_epoch is not None and meds:
+            facts["draining"] = "yes"
+        facts |= {f"session_{session.session}": session.state for session in seen}
+        if not any(session.established for session in seen):
+            return Seen(bool(meds), f"no BGP session is established: {_states(seen)}", facts=facts)
+        detail = f"announced with MED {min(meds)}" if meds else f"the route is not announced: {_states(seen)}"
+        return Seen(bool(meds), detail=detail, facts=facts)
+
+    def adopt(self, why: str) -> None:
+        """Tells BIRD about a component that is known from now on."""
+        self._in_background(self._apply_quietly(why))
+
+    async def close(self) -> None:
+        """Ends BIRD: the neighbours withdraw its routes at once."""
+        for timer in self._lingering.values():
+            timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._bird.close()
+
+    def _render(self) -> str:
+        """The configuration for now. The gate is asked: no route is announced on memory alone."""
+        found = [(held, held.parameters.bgp) for held in self._components() if held.parameters.bgp is not None]
+        routes = [route for held, bgp in found if bgp is not None and (route := self._route(held, bgp)) is not None]
+        known = [bgp for _, bgp in found if bgp is not None]
+        router_id = min((bgp.router_id for bgp in known), default=IPv4Address("127.0.0.1"))
+        return render(router_id, (session for bgp in known for session in sessions_of(bgp)), routes)
+
+    def _route(self, held: Held, bgp: Bgp) -> Route | None:
+        epoch, drained_by = held.announced_epoch, None
+        if epoch is None:
+            if held.drained_epoch is None or bgp.drain is None:
+                return None
+            epoch, drained_by = held.drained_epoch, bgp.drain.prepend
+        else:
+            try:
+                state = self._gate.read(held.address)
+            except NftError as error:
+                _LOG.error("gate of %s cannot be read, so it is not announced: %s", held.address, error)
+                return None
+            if not (state.protected and state.open and state.epoch == epoch):
+                return None
+        address = held.parameters.service_address
+        return Route(address, epoch, bgp.local_as, bgp.communities, bgp.local_preference, drained_by)
+
+    async def _announcements(self, parameters: Parameters) -> tuple[Announcement, ...]:
+        assert parameters.bgp is not None
+        found = await self._bird.announcements(session.name for session in sessions_of(parameters.bgp))
+        return tuple(found.values())
+
+    def _end_linger(self, held: Held) -> None:
+        self._lingering.pop(held.address, None)
+        held.drained_epoch = None
+        self._in_background(self._apply_quietly("the drained route has lingered long enough"))
+
+    def _stop_lingering(self, held: Held) -> None:
+        held.drained_epoch = None
+        self._cancel_timer(held)
+
+    def _cancel_timer(self, held: Held) -> None:
+        if timer := self._lingering.pop(held.address, None):
+            timer.cancel()
+
+    def _replace_hung(self, error: BirdError) -> None:
+        if isinstance(error, BirdHungError):
+            _LOG.error("%s: replacing it", error)
+            self._bird.kill()
+
+    async def _apply_quietly(self, why: str) -> None:
+        try:
+            await self._bird.apply()
+        except BirdError as error:
+            self._replace_hung(error)
+            if isinstance(error, BirdConfigError):
+                self._bird.kill()  # a route that cannot be withdrawn goes with its speaker
+            _LOG.error("%s, and the announcement could not be changed now: %s", why, error)
+        self._on_change()
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _states(seen: Iterable[Announcement]) -> str:
+    return ", ".join(f"{session.session} {session.state}" for session in seen)

@@ -1,0 +1,183 @@
+"""BIRD's configuration as text. Pure: what is announced goes in, the file's content comes out.
+
+The announcement is a static route with its attributes beside it, and no BGP protocol names a route or an epoch. So a
+new role changes only the static protocol, and BIRD's ``configure`` leaves every session as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
+
+from graf_driver_network.fields import Address, prefix_of
+from graf_driver_network.parameters_bgp import Bfd, Bgp, Neighbour
+
+_MAX_SYMBOL: Final = 63
+MAX_MED: Final = 4_294_967_295
+GRACEFUL_SHUTDOWN: Final = (65535, 0)
+"""The community that asks a router to take any other route first (RFC 8326)."""
+_STATIC: Final = {4: "service", 6: "service6"}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One BGP session of this site: the same pair of addresses is one session, however many components use it."""
+
+    local_address: Address
+    local_as: int
+    neighbour: Neighbour
+    bfd: Bfd | None
+
+    @property
+    def name(self) -> str:
+        """The protocol's name in BIRD: made of both addresses, so it is the same after each restart."""
+        name = f"edge_{_symbol(self.local_address)}_to_{_symbol(self.neighbour.address)}"
+        # BIRD takes 64 characters; two long IPv6 addresses have more.
+        return name if len(name) <= _MAX_SYMBOL else f"edge_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+    @property
+    def order(self) -> tuple[str, int, int, int, int]:
+        """The same sessions, in whatever order, are written the same."""
+        interval, multiplier = (self.bfd.interval_ms, self.bfd.multiplier) if self.bfd else (0, 0)
+        return self.name, self.local_as, self.neighbour.asn, interval, multiplier
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A service address that is announced, with the epoch that it is announced for.
+
+    Attributes:
+        drained_by: the route is on its way out and the last choice; the own AS is added to its path so often.
+        local_preference: for iBGP neighbours; -1 stands for the epoch.
+    """
+
+    address: Address
+    epoch: int
+    local_as: int = 0
+    communities: tuple[tuple[int, ...], ...] = ()
+    local_preference: int | None = None
+    drained_by: int | None = None
+
+    @property
+    def med(self) -> int:
+        """The newer epoch has the lower MED, and the lower MED wins (RFC 4271, 9.1.2.2 c)."""
+        return med_of(self.epoch) if self.drained_by is None else MAX_MED - 1
+
+    @property
+    def attributes(self) -> str:
+        """What BIRD sets when the route is made."""
+        parts = [f"bgp_med = {self.med};"]
+        if self.local_preference is not None:
+            preferred = self.epoch if self.local_preference == -1 else self.local_preference
+            parts.append(f"bgp_local_pref = {0 if self.drained_by is not None else preferred};")
+        drained = () if self.drained_by is None else (GRACEFUL_SHUTDOWN,)
+        for community in sorted({*self.communities, *drained}):
+            kind = "bgp_community" if len(community) == 2 else "bgp_large_community"
+            parts.append(f"{kind}.add(({', '.join(map(str, community))}));")
+        parts += [f"bgp_path.prepend({self.local_as});"] * (self.drained_by or 0)
+        return " ".join(parts)
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """The same routes, in whatever order, are written the same."""
+        return self.address.version, int(self.address), self.epoch
+
+
+def med_of(epoch: int) -> int:
+    """The MED that stands for ``epoch``.
+
+    Raises:
+        ValueError: the epoch does not fit: two of them would have the same preference.
+    """
+    if not 0 <= epoch <= MAX_MED:
+        raise ValueError(f"epoch {epoch} has no MED of its own: only 0 to {MAX_MED} have")
+    return MAX_MED - epoch
+
+
+def sessions_of(bgp: Bgp) -> tuple[Session, ...]:
+    """The sessions that a component needs."""
+    return tuple(Session(bgp.local_address, bgp.local_as, neighbour, bgp.bfd) for neighbour in bgp.neighbours)
+
+
+def conflicts(sessions: Iterable[Session]) -> list[str]:
+    """Sessions between the same two addresses that differ otherwise, as sentences. One process cannot hold both."""
+    seen: dict[str, Session] = {}
+    found: list[str] = []
+    for session in sorted(set(sessions), key=lambda known: known.order):
+        other = seen.setdefault(session.name, session)
+        if other != session:
+            found.append(
+                f"{session.local_address} to {session.neighbour.address} is wanted as AS {session.local_as} to AS "
+                f"{session.neighbour.asn}, {_bfd(session)}, and as AS {other.local_as} to AS {other.neighbour.asn}, "
+                f"{_bfd(other)}, by two components of this site"
+            )
+    return found
+
+
+def render(router_id: IPv4Address, sessions: Iterable[Session], routes: Iterable[Route]) -> str:
+    """The whole file. The same input, in whatever order, gives the same text."""
+    ordered = sorted(set(sessions), key=lambda known: known.order)
+    wanted = sorted(set(routes), key=lambda known: known.order)
+    versions = {4} | {session.local_address.version for session in ordered} | {r.address.version for r in wanted}
+    lines = [
+        "# Written by graf-driver-network; what is changed here is lost with the next role.",
+        "log stderr { remote, warning, error, auth, fatal, bug };",
+        f"router id {router_id};",
+        "protocol device { }",
+    ]
+    for version in sorted(versions):
+        lines += [
+            f"protocol static {_STATIC[version]} {{",
+            f"  ipv{version};",
+            *(
+                f"  route {prefix_of(route.address)} blackhole {{ {route.attributes} }};"
+                for route in wanted
+                if route.address.version == version
+            ),
+            "}",
+        ]
+    if any(session.bfd for session in ordered):
+        lines.append('protocol bfd { interface "*" { interval 50 ms; multiplier 3; }; }')
+    for session in ordered:
+        version = session.local_address.version
+        lines += [
+            f"protocol bgp {session.name} {{",
+            f"  local {session.local_address} as {session.local_as};",
+            f"  neighbor {session.neighbour.address} as {session.neighbour.asn};",
+            "  strict bind yes;",
+            # 3 s is the least that BGP allows (RFC 4271, 4.2). The waits: BIRD's own would be 5 s and 60 to 300 s.
+            "  hold time 3;",
+            "  keepalive time 1;",
+            "  connect delay time 0;",
+            "  connect retry time 1;",
+            "  error wait time 1, 1;",
+            *_bfd_lines(session.bfd),
+            # BIRD passes a MED on to another AS only when the export filter sets it; a static route's own goes lost as
+            # soon as it has communities too (2.0.12). The text is the same for every route and epoch.
+            f"  ipv{version} {{",
+            "    import none;",
+            f'    export filter {{ if proto = "{_STATIC[version]}" then {{ bgp_med = bgp_med; accept; }} reject; }};',
+            "    next hop self;",
+            "  };",
+            "}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _bfd_lines(bfd: Bfd | None) -> list[str]:
+    if bfd is None:
+        return []
+    if bfd == Bfd():
+        return ["  bfd on;"]
+    return [f"  bfd {{ interval {bfd.interval_ms} ms; multiplier {bfd.multiplier}; }};"]
+
+
+def _bfd(session: Session) -> str:
+    return "no BFD" if session.bfd is None else f"BFD {session.bfd.interval_ms} ms x {session.bfd.multiplier}"
+
+
+def _symbol(address: Address) -> str:
+    return str(address).replace(".", "_").replace(":", "_")

@@ -1,0 +1,159 @@
+"""`graf-driver-sanity` against the driver as a process of its own, in each mode, with the real thing around it.
+
+Some minutes for all modes, so they are no part of the default suite: `make network-sanity`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graf_driver_network.testing import ADDRESSES, PORT, SERVICE, Edge, World
+from graf_driver_network.testing_dns import SECRET, DnsServer, dns_parameters
+from graf_driver_sanity import Config, Report, run
+from graf_driver_sanity.config import Invalid, Side
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+
+VIP, VIP6 = "198.18.0.200", "2001:db8:18::200"
+
+
+class Store:
+    """A service at both sites on the service's port: keeps what it is told, and says so."""
+
+    def __init__(self, world: World, addresses: dict[str, str]) -> None:
+        self._world = world
+        self._addresses = addresses
+        self._values: dict[str, list[str]] = {name: [] for name in addresses}
+        self._servers: list[socket.socket] = []
+        for name in addresses:
+            with world.inside(name):
+                server = socket.create_server(("", PORT))
+            self._servers.append(server)
+            threading.Thread(target=self._serve, args=(name, server), daemon=True).start()
+
+    def _serve(self, name: str, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                with client, contextlib.suppress(OSError):
+                    client.settimeout(5)
+                    self._values[name].append(client.recv(1000).decode())
+                    client.sendall(b"kept")
+
+    def write(self, site: str, value: str) -> str:
+        """A client at the site's own node; raises where the gate refuses."""
+        with self._world.inside(site):
+            client = socket.socket()
+        with client:
+            client.settimeout(5)
+            client.connect((self._addresses[site], PORT))
+            client.sendall(value.encode())
+            if client.recv(100) != b"kept":
+                raise ConnectionError("not acknowledged")
+        return value
+
+    def read(self, site: str, value: str) -> str:
+        return " ".join(self._values[site])
+
+    def close(self) -> None:
+        for server in self._servers:
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+            server.close()
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="gnt-"))
+    yield path
+    shutil.rmtree(path)
+
+
+def side(world: World, run_dir: Path, name: str, parameters: dict[str, Any]) -> Side:
+    command = tuple(world.command(name, sys.executable, "-m", "graf_driver_network.main"))
+    return Side(name, command=command, parameters=parameters, environment={"GRAF_NETWORK_RUN_DIR": f"{run_dir}/{name}"})
+
+
+async def checked(config: Config) -> None:
+    """Runs the kit, writes its report where GRAF_SANITY_OUT says, and shows every failure."""
+    report = await run(config)
+    write(report, config.name)
+    assert report.failures == [], report.failures
+    assert report.checks >= 120
+
+
+def write(report: Report, name: str) -> None:
+    out = Path(os.environ.get("GRAF_SANITY_OUT", "out/sanity"))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
+
+
+def bgp(name: str) -> dict[str, Any]:
+    return {
+        "serviceAddress": f"{SERVICE}/32",
+        "localAddress": ADDRESSES[name],
+        "localAs": 65010,
+        "neighbours": [{"address": ADDRESSES["edge"], "as": 65000}],
+    }
+
+
+async def test_mode_bgp_keeps_the_contract(world: World, edge: Edge, run_dir: Path) -> None:
+    store = Store(world, {"east": SERVICE, "west": SERVICE})
+    try:
+        await checked(
+            Config(
+                side(world, run_dir, "east", bgp("east")),
+                name="network-bgp",
+                peer=side(world, run_dir, "west", bgp("west")),
+                invalid=(Invalid("localAs", {"localAs": 0}), Invalid("mode", {"mode": "pigeon"})),
+                hooks={"write": store.write, "read": store.read},
+            )
+        )
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("service", [f"{VIP}/32", f"{VIP6}/128"])
+async def test_mode_vip_keeps_the_contract(world: World, run_dir: Path, service: str) -> None:
+    parameters = {"mode": "vip", "serviceAddress": service, "interface": "eth0"}
+    await checked(
+        Config(
+            side(world, run_dir, "east", parameters),
+            name=f"network-vip{4 if service.startswith(VIP) else 6}",
+            peer=side(world, run_dir, "west", parameters),
+            invalid=(Invalid("interface", {"interface": "lo"}), Invalid("vip.intervalMs", {"vip": {"intervalMs": 1}})),
+        )
+    )
+
+
+async def test_mode_dns_keeps_the_contract(world: World, run_dir: Path) -> None:
+    server = DnsServer(world, 53, master=True)
+    secret = run_dir / "secret"
+    secret.write_text(SECRET)
+    addresses = {"east": "198.19.255.11", "west": "198.19.255.12"}
+    store = Store(world, addresses)
+    try:
+        await checked(
+            Config(
+                side(world, run_dir, "east", dns_parameters(secret, f"{addresses['east']}/32")),
+                name="network-dns",
+                peer=side(world, run_dir, "west", dns_parameters(secret, f"{addresses['west']}/32")),
+                invalid=(Invalid("dns", remove=("dns",)), Invalid("dns.zone", {"dns": {}})),
+                secrets=(SECRET,),
+                hooks={"write": store.write, "read": store.read},
+            )
+        )
+    finally:
+        store.close()
+        server.close()

@@ -1,0 +1,260 @@
+"""Applying a generation at this site, object by object, and telling what stands in the way.
+
+An object is overwritten only when it is as it was when both sites last agreed on it (its *base*), or by policy `force`,
+then after archiving it. It is deleted only by a tombstone, and only when it is one that the sites share and nobody here
+changed it. Every write carries the resource version that the decision was made on.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from graf_driver_objects import model
+from graf_driver_objects.cluster import Cluster, ClusterError
+from graf_driver_objects.ledger import Ledger, Store
+from graf_driver_objects.model import Generation, Manifest, Ref
+from graf_driver_objects.parameters import Parameters
+from graf_driver_objects.transform import localise
+
+
+class Stopped(Exception):  # noqa: N818 - no failure: asked to stop, or out of time; the next call continues
+    """The pass ended early; what was done is in the pass."""
+
+
+class State(enum.Enum):
+    """An object here against what the active has."""
+
+    SAME = "same"
+    MISSING = "missing"
+    BEHIND = "behind"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is so with one object. `wanted` None: deleted at the active. `why` names fields and managers, no values."""
+
+    ref: Ref
+    state: State
+    wanted: Manifest | None = None
+    live: Manifest | None = None
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Pass:
+    """Progress over one generation: what is settled, with its base, and what waits, with the reason."""
+
+    generation: Generation
+    settled: dict[Ref, str | None] = field(default_factory=dict)
+    waiting: dict[Ref, str] = field(default_factory=dict)
+    archives: list[str] = field(default_factory=list)
+    total: int = 0
+
+    @property
+    def open(self) -> int:
+        """Objects that are not yet as at the active."""
+        return max(0, self.total - len(self.settled))
+
+
+class Applier:
+    """Of one component at this site. Blocking; one pass at a time (the caller's lock)."""
+
+    def __init__(self, cluster: Cluster, store: Store, parameters: Parameters, manager: str, label: str) -> None:
+        self.cluster = cluster
+        self.parameters = parameters
+        self._store = store
+        self._manager = manager
+        self._label = label
+
+    def run(self, work: Pass, *, force: bool, stop: Callable[[], bool]) -> None:
+        """Continues a pass to its end.
+
+        Raises:
+            Stopped: `stop` said so.
+            ClusterError: the API server gives no answer; what was settled stays settled.
+        """
+        ledger = self._store.ledger
+        wanted, deleted, failed = localise(work.generation, self.parameters.transform)
+        work.waiting = dict(failed)
+        work.total = len(wanted) + len(deleted) + len(failed)
+        doomed: list[Finding] = []
+        for ref in [*sorted(wanted), *sorted(deleted)]:
+            if ref in work.settled:
+                continue
+            if stop():
+                raise Stopped
+            finding = self.examine(ref, wanted.get(ref), ledger)
+            if ref in deleted and finding.live is not None and finding.state is State.BEHIND:
+                doomed.append(finding)
+                continue
+            self._attempt(work, finding, force)
+        self._delete(work, doomed, stop)
+
+    def finish(self, work: Pass) -> None:
+        """Makes a pass that came to its end durable: position, bases, tombstones; then the journal is let go."""
+        _, deleted, _ = localise(work.generation, self.parameters.transform)
+        ledger = self._store.ledger
+        base = {ref: footprint for ref, footprint in ledger.base.items() if ref not in work.settled}
+        base |= {ref: footprint for ref, footprint in work.settled.items() if footprint is not None}
+        self._store.change(
+            position=work.generation.position,
+            floor=max(ledger.floor, work.generation.epoch),
+            base=base,
+            tombstones=tuple(sorted(deleted)),
+            left={ref: footprint for ref, footprint in ledger.left.items() if ref not in work.settled},
+            waiting=tuple(sorted(work.waiting)),
+        )
+        self._store.release()
+
+    def examine(self, ref: Ref, wanted: Manifest | None, ledger: Ledger) -> Finding:
+        """Reads one object and compares; changes nothing."""
+        try:
+            live = self.cluster.get(ref)
+        except ClusterError as error:
+            if error.unreachable:
+                raise
+            return Finding(ref, State.DIVERGED, wanted, None, str(error))
+        base = ledger.base.get(ref)
+        if live is None:
+            return Finding(ref, State.SAME if wanted is None else State.MISSING, wanted)
+        if wanted is not None and model.matches(live, wanted):
+            return Finding(ref, State.SAME, wanted, live)
+        if model.untouched(live, base, self._manager):
+            return Finding(ref, State.BEHIND, wanted, live)
+        return Finding(ref, State.DIVERGED, wanted, live, self._why(live, wanted, base))
+
+    def extras(self, generation: Generation) -> list[Manifest]:
+        """Objects that this site's selections choose and the generation knows nothing of; a complete list or an error.
+
+        Raises:
+            ClusterError: a list failed.
+        """
+        wanted, deleted, failed = localise(generation, self.parameters.transform)
+        ledger, found = self._store.ledger, {}
+        for selection in self.parameters.selections:
+            listed, _ = self.cluster.listing(selection)
+            found.update(listed)
+        known = set(wanted) | deleted | set(failed)
+        return [
+            live
+            for ref, live in sorted(found.items())
+            if ref not in known
+            and chosen(live)
+            and not model.untouched(live, ledger.left.get(ref), self._manager)
+            and not model.untouched(live, ledger.base.get(ref), self._manager)
+        ]
+
+    def survey(self, generation: Generation) -> list[Finding]:
+        """Every object of a generation against this site; changes nothing."""
+        ledger = self._store.ledger
+        wanted, deleted, failed = localise(generation, self.parameters.transform)
+        found = [self.examine(ref, wanted.get(ref), ledger) for ref in [*sorted(wanted), *sorted(deleted)]]
+        return found + [Finding(ref, State.DIVERGED, None, None, why) for ref, why in sorted(failed.items())]
+
+    def _attempt(self, work: Pass, finding: Finding, force: bool) -> None:
+        try:
+            self._settle(work, finding, force)
+        except ClusterError as error:
+            if error.unreachable:
+                raise
+            work.waiting[finding.ref] = str(error)
+
+    def _settle(self, work: Pass, finding: Finding, force: bool) -> None:
+        ref, live, wanted = finding.ref, finding.live, finding.wanted
+        if wanted is None:
+            if live is None and not finding.why:
+                work.settled[ref] = None
+            elif force and live is not None and self._is_ours(live):
+                self._remove(work, finding)
+            else:
+                work.waiting[ref] = f"deleted at the active, kept here: {finding.why}"
+            return
+        if finding.state is State.SAME and live is not None:
+            ours = live if self._is_ours(live) else self.cluster.apply(self._body(wanted, "adopted"))
+            work.settled[ref] = model.footprint(ours, self._manager)
+        elif finding.state is State.MISSING:
+            work.settled[ref] = model.footprint(self.cluster.apply(self._body(wanted, "created")), self._manager)
+        elif finding.state is State.BEHIND and live is not None:
+            work.settled[ref] = self._overwrite(wanted, live)
+        elif force and live is not None:
+            work.archives.append(self._store.archive([live], "overwritten"))
+            work.settled[ref] = self._overwrite(wanted, live)
+        else:
+            work.waiting[ref] = finding.why
+
+    def _overwrite(self, wanted: Manifest, live: Manifest) -> str:
+        origin = (live["metadata"].get("annotations") or {}).get(model.ORIGIN, "adopted")
+        body = self._body(wanted, origin)
+        body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
+        result = self.cluster.apply(body, force=True)
+        if model.is_exact(wanted) and not model.matches(result, wanted):
+            # Apply takes nothing away that another manager put there; the object is to be as at the active.
+            whole = {name: value for name, value in wanted.items() if name != "metadata"}
+            result = self.cluster.replace({**whole, "metadata": result["metadata"]})
+        return model.footprint(result, self._manager)
+
+    def _delete(self, work: Pass, doomed: list[Finding], stop: Callable[[], bool]) -> None:
+        limit = self.parameters.max_deletions
+        reason = ""
+        if not self.parameters.deletions:
+            reason = "deleted at the active, kept here: the parameter deletions is false"
+        elif len(doomed) > limit:
+            reason = f"{len(doomed)} deletions at once are more than maxDeletions {limit}: check, then raise it"
+        for finding in doomed:
+            if stop():
+                raise Stopped
+            if reason:
+                work.waiting[finding.ref] = reason
+                continue
+            try:
+                self._remove(work, finding)
+            except ClusterError as error:
+                if error.unreachable:
+                    raise
+                work.waiting[finding.ref] = str(error)
+
+    def _remove(self, work: Pass, finding: Finding) -> None:
+        if finding.live is not None:
+            work.archives.append(self._store.archive([finding.live], "deleted"))
+            self.cluster.delete(finding.live)
+        work.settled[finding.ref] = None
+
+    def _body(self, wanted: Manifest, origin: str) -> Manifest:
+        body = copy.deepcopy(wanted)
+        body["metadata"].setdefault("labels", {})[model.LABEL] = self._label
+        body["metadata"].setdefault("annotations", {})[model.ORIGIN] = origin
+        return body
+
+    def _is_ours(self, live: Mapping[str, Any]) -> bool:
+        return (live["metadata"].get("labels") or {}).get(model.LABEL) == self._label
+
+    def _why(self, live: Manifest, wanted: Manifest | None, base: str | None) -> str:
+        managers = {str(entry.get("manager")) for entry in live["metadata"].get("managedFields") or []}
+        names = ", ".join(sorted(managers - {self._manager, "graf-objects-replace"})) or "nobody known"
+        history = "was changed here" if base is not None else "is here and was never the same at both sites"
+        where = ""
+        if wanted is not None:
+            paths = model.differences(model.normalise(live), wanted, model.is_exact(wanted))
+            where = f" in {', '.join(paths[:5])}{' and more' if len(paths) > 5 else ''}"
+        return f"{history}{where}; managers: {names}"
+
+
+def chosen(live: Mapping[str, Any]) -> bool:
+    """Whether an object may be shipped: not what each cluster makes for itself."""
+    if live["apiVersion"] != "v1":
+        return True
+    if live["kind"] == "Secret":
+        return str(live.get("type")) not in ("kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token")
+    return not (live["kind"] == "ConfigMap" and live["metadata"]["name"] == "kube-root-ca.crt")
+
+
+def listed(refs: Iterable[tuple[Ref, str]], limit: int = 20) -> str:
+    """Objects with reasons, for a status."""
+    everything = sorted(refs)
+    text = "; ".join(f"{ref}: {why}" if why else str(ref) for ref, why in everything[:limit])
+    return text + (f"; and {len(everything) - limit} more" if len(everything) > limit else "")

@@ -1,0 +1,239 @@
+"""The active side: watches the live copy, makes generations of it, and lets the other sites have them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from graf_driver_sdk.blocking import run_blocking
+from graf_driver_sdk.errors import DriverError
+from graf_driver_sdk.logs import event
+
+from graf_driver_pv import hooks
+from graf_driver_pv.events import Changes, Watcher
+from graf_driver_pv.manifest import Manifest
+from graf_driver_pv.parameters import Mode, Parameters
+from graf_driver_pv.seal import seal
+from graf_driver_pv.server import Server
+from graf_driver_pv.store import Store, StoreError
+
+_LOG = logging.getLogger("graf_driver_pv.active")
+_RETRY_S = 1.0
+
+
+class Active:
+    """What runs while a component is ACTIVE. It never touches the live copy, so it can be ended at any point."""
+
+    def __init__(
+        self, store: Store, parameters: Parameters, epoch: int, peers: Mapping[str, str], on_change: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._parameters = parameters
+        self._on_change = on_change
+        self._epoch = epoch
+        self._loop = asyncio.get_running_loop()
+        self._dirty = asyncio.Event()
+        self._loaded = asyncio.Event()
+        self._made = asyncio.Condition()
+        self._sealing = asyncio.Lock()
+        self._sealing_since_ns = 0
+        self._known: Manifest | None = None
+        self._base: Manifest | None = None
+        self.watcher: Watcher | None = None
+        self.server = Server(parameters, store.layout, self, on_change)
+        self.server.allowed = dict(peers)
+        self.problem = ""
+        self.seals = 0
+        self.full_scans = 0
+        self.last_seal_s = 0.0
+        self._begun_ns = time.monotonic_ns()
+        self._last_begun_s = float("-inf")
+        self._tasks = [
+            asyncio.create_task(self._seal_for_ever(), name="pv-seal"),
+            asyncio.create_task(self._serve(), name="pv-serve"),
+        ]
+
+    async def stop(self) -> None:
+        """Ends all of it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.server.stop()
+        if self.watcher is not None:
+            await run_blocking(self.watcher.close)
+
+    # -- what the server asks ----------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Of the role."""
+        return self._epoch
+
+    def go_on(self, epoch: int, peers: Mapping[str, str]) -> None:
+        """The same role in a newer epoch, or with other peers."""
+        self._epoch = epoch
+        self.server.allowed = dict(peers)
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The newest generation."""
+        return self._known
+
+    def newest(self) -> tuple[str, int]:
+        """Its name and when it was begun."""
+        return (str(self._known.position), self._known.begun_wall_ms) if self._known else ("", 0)
+
+    def ancestry(self) -> dict[str, Any]:
+        """What the live copy descends from."""
+        known = self._known or self._base
+        return {"position": str(known.position), "lineage": sorted(known.lineage.items())} if known else {}
+
+    def behind_s(self, have: str, begun_wall_ms: int) -> float:
+        """Age of the oldest change that a generation lacks; negative when unknown."""
+        known, now_ns = self._known, time.monotonic_ns()
+        if known is None or not have:
+            return -1.0
+        if have == str(known.position) and self.watcher is not None and not self.watcher.problem:
+            since = [at for at in (self.watcher.since_ns, self._sealing_since_ns) if at]
+            return (now_ns - min(since)) / 1e9 if since else 0.0
+        return max(time.time_ns() / 1e9 - begun_wall_ms / 1e3, 0.0)
+
+    async def wait_newer(self, have: str, timeout_s: float) -> None:
+        """Waits for a generation other than this one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._made:
+                await self._made.wait_for(lambda: self._known is not None and str(self._known.position) != have)
+
+    # -- making generations ------------------------------------------------------------------------------------
+
+    async def final(self) -> Manifest:
+        """Makes the last generation of a volume to which nothing is written any more.
+
+        Raises:
+            DriverError: it could not be made.
+        """
+        if self.watcher is not None:
+            await run_blocking(self.watcher.settle)
+        await self._seal(still=True)
+        if self._known is None:
+            raise DriverError("no generation could be made", reason="no-generation")
+        return self._known
+
+    async def _serve(self) -> None:
+        # Not before it is known what the live copy descends from: a verdict against nothing would be wrong.
+        await self._loaded.wait()
+        while True:
+            try:
+                await self.server.start()
+                return
+            except (DriverError, OSError) as error:
+                self._tell(f"the other sites cannot get generations: {error}")
+            await asyncio.sleep(_RETRY_S)
+
+    async def _seal_for_ever(self) -> None:
+        while True:
+            try:
+                if not self._loaded.is_set():
+                    self._known = await run_blocking(self._store.newest)
+                    self._base = await run_blocking(self._store.base)
+                    self._loaded.set()
+                if self.watcher is None and self._parameters.mode is Mode.CONTINUOUS:
+                    self.watcher = await run_blocking(Watcher, self._store.layout.tree, self._heard)
+                    self._dirty.set()
+                await self._seal_with_hooks()
+                self._tell("")
+                await self._wait_due()
+            except (StoreError, DriverError, OSError, ValueError) as error:
+                self._tell(f"no generation can be made: {error}")
+                await asyncio.sleep(_RETRY_S)
+            except Exception as error:
+                _LOG.exception("making a generation failed")
+                self._tell(f"no generation can be made: {type(error).__name__}")
+                await asyncio.sleep(_RETRY_S)
+
+    async def _wait_due(self) -> None:
+        if self._parameters.mode is Mode.CONTINUOUS:
+            if self.watcher is not None and self.watcher.problem:
+                self.watcher.give_back(Changes(everything=True, since_ns=time.monotonic_ns()))
+            else:
+                await self._dirty.wait()
+        left_s = self._parameters.interval_s - (self._loop.time() - self._last_begun_s)
+        await asyncio.sleep(max(left_s, 0.0))
+
+    async def _seal_with_hooks(self) -> None:
+        commands = self._parameters.hooks
+        if not commands.freeze:
+            await self._seal(still=False)
+            return
+        try:
+            await hooks.run(commands.freeze, commands.timeout_s)
+            if self.watcher is not None:
+                await run_blocking(self.watcher.settle)
+            await self._seal(still=True)
+        finally:
+            await asyncio.shield(hooks.run(commands.thaw, commands.timeout_s))
+
+    async def _seal(self, *, still: bool) -> None:
+        async with self._sealing:
+            self._dirty.clear()
+            self._last_begun_s = self._loop.time()
+            begun_ns = time.monotonic_ns()
+            watcher = self.watcher
+            changes = watcher.take() if watcher is not None else Changes(everything=True, since_ns=begun_ns)
+            if self._known is None or self.seals + self.full_scans == 0:
+                changes.everything = True  # what was written before it was watched is found by looking
+            if not changes:
+                return
+            self._sealing_since_ns = changes.since_ns or begun_ns
+            try:
+                again = watcher_again(watcher) if watcher is not None else None
+                put_back = watcher.give_back if watcher is not None else _nobody
+                made = await run_blocking(seal, self._store, self._epoch, changes, again, put_back, still=still)
+            except BaseException:
+                if watcher is not None:
+                    watcher.give_back(changes)
+                raise
+            finally:
+                self._sealing_since_ns = 0
+            self.full_scans += changes.everything
+            if made is None:
+                return
+            self._known = made
+            self.seals += 1
+            self.last_seal_s = (time.monotonic_ns() - begun_ns) / 1e9
+            async with self._made:
+                self._made.notify_all()
+            self._on_change()
+            pinned = set(self.server.pinned.values())
+            await run_blocking(self._store.prune, self._parameters.keep, pinned)
+            await run_blocking(self._store.prepare, made)
+
+    def _heard(self) -> None:
+        """From the watcher's thread."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._dirty.set)
+
+    def _tell(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            if problem:
+                event(_LOG, "volume is not copied", logging.WARNING, cause=problem)
+            self._on_change()
+
+
+def watcher_again(watcher: Watcher) -> Callable[[], Changes]:
+    """What changed while a generation was made, after everything has been read from the kernel."""
+
+    def again() -> Changes:
+        watcher.settle()
+        return watcher.take()
+
+    return again
+
+
+def _nobody(_: Changes) -> None:
+    """Without a watcher the next comparison finds it again."""

@@ -1,0 +1,128 @@
+"""The following site's side of the wire: asks the active one how far it is, and for manifests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any, Self
+
+from graf_driver_pv import tls as tls_
+from graf_driver_pv.manifest import is_ancestor
+from graf_driver_pv.parameters import Parameters
+from graf_driver_pv.position import Position
+
+CONNECT_S = 3.0
+ANSWER_S = 10.0
+_LONGEST_LINE = 1 << 20
+
+
+class ClientError(RuntimeError):
+    """The active site could not be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the active site said.
+
+    Attributes:
+        asked_ns: a point in time here, not after the answer was true there.
+        behind_s: age, at that time, of the oldest change that this site does not have; negative when unknown.
+        base: position of what its live copy was made of, with `lineage`; None when it has none yet.
+    """
+
+    epoch: int
+    newest: Position | None
+    newest_begun_wall_ms: int
+    behind_s: float
+    asked_ns: int
+    base: Position | None
+    lineage: dict[int, int]
+
+    def has(self, position: Position) -> bool:
+        """Whether everything of a generation is in what the active site serves."""
+        return self.base is not None and is_ancestor(position, self.base, self.lineage)
+
+
+class Client:
+    """One connection to the active site."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def connect(cls, own: Parameters, peer: Parameters) -> Self:
+        """Connects.
+
+        Raises:
+            ClientError: nobody answers, or it is somebody else.
+        """
+        context = tls_.client_context(own.tls)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                reader, writer = await asyncio.open_connection(
+                    peer.host, peer.port, ssl=context, server_hostname=peer.tls.name, limit=_LONGEST_LINE
+                )
+        except (OSError, ssl.SSLError, TimeoutError) as error:
+            raise ClientError(f"{peer.host}:{peer.port} cannot be reached: {error or 'no answer'}") from error
+        return cls(reader, writer)
+
+    def close(self) -> None:
+        """Ends the connection at once."""
+        with contextlib.suppress(OSError, ssl.SSLError, AttributeError):
+            self._writer.transport.abort()
+
+    async def next(self, have: Position | None, begun_wall_ms: int, wait_s: float) -> Head:
+        """How far the active site is; waits there for something newer.
+
+        Raises:
+            ClientError: no sensible answer.
+        """
+        sent_ns = time.monotonic_ns()
+        request = {"op": "next", "have": str(have or ""), "begun_wall_ms": begun_wall_ms, "wait_s": wait_s}
+        answer = await self._ask(request, wait_s + ANSWER_S)
+        try:
+            base = answer["ancestry"]
+            return Head(
+                epoch=int(answer["epoch"]),
+                newest=Position.parse(answer["newest"]) if answer["newest"] else None,
+                newest_begun_wall_ms=int(answer["newest_begun_wall_ms"]),
+                behind_s=float(answer["behind_s"]),
+                asked_ns=sent_ns + int(float(answer["waited_s"]) * 1e9),
+                base=Position.parse(base["position"]) if base else None,
+                lineage={int(epoch): int(number) for epoch, number in base["lineage"]} if base else {},
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise ClientError(f"the active site's answer makes no sense: {error!r}") from error
+
+    async def manifest(self, position: Position) -> bytes:
+        """A generation's manifest as a file; empty when it is gone.
+
+        Raises:
+            ClientError: no answer.
+        """
+        answer = await self._ask({"op": "manifest", "name": str(position)}, ANSWER_S)
+        try:
+            async with asyncio.timeout(120):
+                return await self._reader.readexactly(int(answer["size"]))
+        except (OSError, ssl.SSLError, TimeoutError, asyncio.IncompleteReadError, KeyError, ValueError) as error:
+            raise ClientError(f"the manifest of {position} did not come: {error!r}") from error
+
+    async def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        try:
+            self._writer.write(json.dumps(request).encode() + b"\n")
+            async with asyncio.timeout(timeout_s):
+                await self._writer.drain()
+                line = await self._reader.readline()
+            if not line:
+                raise ClientError("the active site ended the connection: it does not serve, or knows no such site")
+            answer = json.loads(line)
+        except (OSError, ssl.SSLError, TimeoutError, ValueError) as error:
+            raise ClientError(f"the active site did not answer: {error or 'time is over'}") from error
+        if not isinstance(answer, dict):
+            raise ClientError("the active site's answer makes no sense")
+        return answer

@@ -1,0 +1,337 @@
+"""One volume and its role: what is open, who makes generations, who follows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from graf_driver_sdk.blocking import run_blocking
+from graf_driver_sdk.errors import InvalidParametersError, NeedsResyncError, NotActiveError
+from graf_driver_sdk.logs import event
+from graf_driver_sdk.types import ComponentKey, EnsureRole, Peer, Progress, Role
+
+from graf_driver_pv import durable, hooks
+from graf_driver_pv.active import Active
+from graf_driver_pv.follow import Follower
+from graf_driver_pv.layout import Layout
+from graf_driver_pv.manifest import Manifest, changed_in
+from graf_driver_pv.parameters import Parameters, parse
+from graf_driver_pv.position import Position
+from graf_driver_pv.record import Record, RecordFile
+from graf_driver_pv.store import Store
+
+_LOG = logging.getLogger("graf_driver_pv.component")
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_QUIESCE_CALL_S = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class LocalData:
+    """What this site has.
+
+    Attributes:
+        newest: the newest generation here, be it complete or what the live copy was made of.
+        changes: paths of the live copy that are in no generation here.
+        has_live: there is a live copy.
+    """
+
+    newest: Manifest | None
+    changes: tuple[str, ...]
+    has_live: bool
+
+
+class Component:
+    """Invariants: `current` is there only while the role is ACTIVE and not quiesced; the record says so first;
+    whatever is opened was one complete generation, or this site's own live copy, or was never anybody's data.
+    """
+
+    def __init__(self, key: ComponentKey, parameters: Parameters, on_change: Callable[[], None]) -> None:
+        self.key = key
+        self.parameters = parameters
+        self.on_change = on_change
+        self.layout = Layout(parameters.directory)
+        self.store = Store(self.layout)
+        self.record = Record()
+        self.active: Active | None = None
+        self.follower: Follower | None = None
+        self.quiescing: asyncio.Task[Manifest] | None = None
+        self._file = RecordFile(self.layout.record)
+        self._opened = False
+        self._lock = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Reads the record, once. Whatever was started anew serves nothing until it is given a role."""
+        async with self._lock:
+            if not self._opened:
+                self.record = await run_blocking(self._open)
+                self._opened = True
+                if self.record.quiesced:
+                    await self._thaw()
+
+    def _open(self) -> Record:
+        self.layout.make()
+        record = self._file.load()
+        durable.discard(self.layout.clone, self.layout.trash)
+        kept = record.role is Role.ACTIVE and record.boot == _boot()
+        if not kept:
+            self.withdraw()
+        if record.boot:
+            record = replace(record, boot="")
+            self._file.save(record)
+        return record
+
+    async def close(self) -> None:
+        """Ends what runs. A volume that is open stays open: its driver comes back, or the machine starts anew."""
+        async with self._lock:
+            await self._stop_quiescing()
+            await self._stop()
+            if self._opened and self.record.role is Role.ACTIVE:
+                await run_blocking(self._file.save, replace(self.record, boot=_boot()))
+
+    async def save(self, record: Record) -> None:
+        """Makes a record durable, if it is another one."""
+        if record != self.record:
+            await run_blocking(self._file.save, record)
+            self.record = record
+
+    # -- roles ---------------------------------------------------------------------------------------------------
+
+    async def ensure_role(self, request: EnsureRole) -> Progress:
+        """Begins or continues giving the volume its role."""
+        async with self._lock:
+            await self._stop_quiescing()
+            if request.role is Role.ACTIVE:
+                return await self._activate(request)
+            if request.role is Role.STANDBY:
+                return await self._stand_by(request)
+            await self.shut(request.role, request.epoch)
+            return Progress.done("nothing is open, nobody is followed")
+
+    async def shut(self, role: Role, epoch: int) -> None:
+        """Closed first, then written down."""
+        await run_blocking(self.withdraw)
+        await self._stop()
+        await self.save(replace(self.record, role=role, epoch=epoch, quiesced=False))
+        self.on_change()
+
+    async def _activate(self, request: EnsureRole) -> Progress:
+        await self._stop_following()
+        message = await run_blocking(self._take_up)
+        await self.save(
+            replace(self.record, role=Role.ACTIVE, epoch=request.epoch, served_epoch=request.epoch, quiesced=False)
+        )
+        await run_blocking(self._publish)
+        names = peer_names(request.peers)
+        if self.active is None:
+            self.active = Active(self.store, self.parameters, request.epoch, names, self.on_change)
+        else:
+            self.active.go_on(request.epoch, names)
+        self.on_change()
+        return Progress.done(message)
+
+    async def _stand_by(self, request: EnsureRole) -> Progress:
+        await run_blocking(self.withdraw)
+        await self._stop_active()
+        peer = request.active_peer
+        if self.follower is not None and self.follower.diverged:
+            raise NeedsResyncError(f"{self.key} cannot follow: {self.follower.problem}; call Assess, then Resync")
+        local = await run_blocking(self.look)
+        if local.changes:
+            raise NeedsResyncError(
+                f"{self.key} has {len(local.changes)} changes that no other site has, e.g. {local.changes[0]}, so it "
+                f"cannot follow; call Assess, then Resync"
+            )
+        await run_blocking(self.lay_down, local)
+        followed = self.record.followed or peer is not None
+        record = replace(self.record, role=Role.STANDBY, epoch=request.epoch, followed=followed, quiesced=False)
+        await self.save(record)
+        await self.follow(peer, request.epoch)
+        self.on_change()
+        return Progress.done("follows" if peer is not None else "waits for an active site to follow")
+
+    async def follow(self, peer: Peer | None, epoch: int) -> None:
+        """Follows this peer, or nobody."""
+        known = self.follower
+        if known is not None and peer is not None and known.peer_site == peer.site:
+            known.epoch = epoch
+            return
+        await self._stop_following()
+        if peer is not None:
+            parameters = peer_parameters(peer)
+            self.follower = Follower(self.store, self.parameters, peer.site, parameters, epoch, self.on_change)
+
+    async def _stop(self) -> None:
+        await self._stop_active()
+        await self._stop_following()
+
+    async def _stop_active(self) -> None:
+        if self.active is not None:
+            await self.active.stop()
+            self.active = None
+
+    async def _stop_following(self) -> None:
+        if self.follower is not None:
+            await self.follower.stop()
+            self.follower = None
+
+    # -- quiesce ---------------------------------------------------------------------------------------------------
+
+    async def quiesce(self) -> Manifest | None:
+        """Closes the volume and makes its last generation; None while that is going on.
+
+        Raises:
+            NotActiveError: it is not ACTIVE.
+        """
+        if self.active is None or self.record.role is not Role.ACTIVE:
+            raise NotActiveError(f"Quiesce of {self.key} is refused: it is {self.record.role.name}, not ACTIVE")
+        if self.quiescing is not None and self.quiescing.done() and self.quiescing.exception() is not None:
+            self.quiescing = None
+        if self.quiescing is None:
+            self.quiescing = asyncio.create_task(self._quiesce(self.active), name="pv-quiesce")
+        await asyncio.wait((self.quiescing,), timeout=_QUIESCE_CALL_S)
+        return self.quiescing.result() if self.quiescing.done() else None
+
+    async def _quiesce(self, active: Active) -> Manifest:
+        await self.save(replace(self.record, quiesced=True))
+        commands = self.parameters.hooks
+        await hooks.run(commands.freeze, commands.timeout_s)
+        await run_blocking(self.withdraw)
+        final = await active.final()
+        self.on_change()
+        return final
+
+    async def unquiesce(self) -> None:
+        """Open as before.
+
+        Raises:
+            NotActiveError: it is not ACTIVE.
+        """
+        if self.active is None or self.record.role is not Role.ACTIVE:
+            raise NotActiveError(f"Unquiesce of {self.key} is refused: it is {self.record.role.name}, not ACTIVE")
+        async with self._lock:
+            await self._stop_quiescing()
+            await self.save(replace(self.record, quiesced=False))
+            await run_blocking(self._publish)
+            self.on_change()
+
+    async def _stop_quiescing(self) -> None:
+        """What was frozen is let go."""
+        if self.quiescing is None:
+            return
+        self.quiescing.cancel()
+        await asyncio.gather(self.quiescing, return_exceptions=True)
+        self.quiescing = None
+        await self._thaw()
+
+    async def _thaw(self) -> None:
+        """A hook that fails must not keep a volume from being fenced."""
+        try:
+            await hooks.run(self.parameters.hooks.thaw, self.parameters.hooks.timeout_s)
+        except hooks.HookError as error:
+            event(_LOG, "the application was not thawed", logging.WARNING, component=str(self.key), cause=str(error))
+
+    # -- the files; blocking -----------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether applications find the volume."""
+        return self.layout.current.is_symlink()
+
+    def withdraw(self) -> None:
+        """Applications do not find the volume any more."""
+        if os.path.lexists(self.layout.current):
+            self.layout.current.unlink()
+            durable.sync_folder(self.layout.root)
+
+    def _publish(self) -> None:
+        if self.is_open:
+            return
+        fresh = self.layout.root / ".current.new"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to("live/tree")
+        fresh.replace(self.layout.current)
+        durable.sync_folder(self.layout.root)
+
+    def _take_up(self) -> str:
+        """Sees to a live copy: this site's own, else the newest complete generation, else an empty one."""
+        if self.layout.tree.is_dir():
+            base = self.store.base()
+            if base is not None:
+                self._drop_shared(base.position)
+            return "goes on with its own live copy"
+        for position in self.store.positions():
+            manifest = self.store.manifest(position)
+            folder = self.layout.generation(str(position))
+            if changed_in(os.fspath(folder / "tree"), manifest.entries):
+                durable.move(folder, self.layout.archive / f"damaged-{position}")
+                continue
+            durable.move(folder, self.layout.live)
+            self._drop_shared(position)
+            return f"opened generation {position}"
+        if self.record.followed:
+            raise NeedsResyncError(
+                f"{self.key} followed another site and has no complete generation: an empty volume would be served. "
+                f"Let it follow until it has one, or make another site active"
+            )
+        durable.discard(self.layout.live, self.layout.trash)
+        self.layout.tree.mkdir(parents=True)
+        durable.sync_folder(self.layout.live)
+        return "opened an empty volume"
+
+    def _drop_shared(self, base: Position) -> None:
+        """What shares files (hard links) with the live copy would change with it."""
+        for path in (self.layout.incoming, self.layout.clone):
+            durable.discard(path, self.layout.trash)
+        for position in self.store.positions():
+            if position <= base:
+                self.store.drop(position)
+
+    def look(self) -> LocalData:
+        """What this site has; compares the live copy, if there is one, with the generation it belongs to."""
+        newest = self.store.newest()
+        if not self.layout.tree.is_dir():
+            return LocalData(newest, (), False)
+        base = self.store.base()
+        if base is not None and (newest is None or base.position > newest.position):
+            newest = base
+        known = newest.entries if newest is not None else {}
+        return LocalData(newest, tuple(sorted(changed_in(os.fspath(self.layout.tree), known))), True)
+
+    def lay_down(self, local: LocalData) -> None:
+        """The live copy, unchanged, becomes the generation that it is; or goes, where that one is here already."""
+        if not local.has_live:
+            return
+        if local.newest is None or self.layout.generation(str(local.newest.position)).exists():
+            durable.discard(self.layout.live, self.layout.trash)
+        else:
+            durable.move(self.layout.live, self.layout.generation(str(local.newest.position)))
+
+
+def _boot() -> str:
+    return _BOOT.read_text().strip()
+
+
+def peer_parameters(peer: Peer) -> Parameters:
+    """A peer's parameters.
+
+    Raises:
+        InvalidParametersError: they cannot be used.
+    """
+    parameters, problems = parse(peer.parameters)
+    if parameters is None:
+        raise InvalidParametersError(problems, f"parameters of the peer {peer.site}")
+    return parameters
+
+
+def peer_names(peers: tuple[Peer, ...]) -> Mapping[str, str]:
+    """Who may ask for generations: names in certificates by site."""
+    names = {}
+    for peer in peers:
+        parameters, _ = parse(peer.parameters)
+        if parameters is not None:
+            names[peer.site] = parameters.tls.name
+    return names

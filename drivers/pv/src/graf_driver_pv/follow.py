@@ -1,0 +1,306 @@
+"""Pulling generations from the active site: receive, verify, make durable, and only then give it its name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from graf_driver_sdk.blocking import run_blocking
+from graf_driver_sdk.logs import event
+
+from graf_driver_pv import durable
+from graf_driver_pv.client import Client, ClientError, Head
+from graf_driver_pv.manifest import Entry, Manifest, apply_root, changed_in, wrong_in
+from graf_driver_pv.parameters import Parameters
+from graf_driver_pv.position import Position
+from graf_driver_pv.store import Store, StoreError
+from graf_driver_pv.tls import TlsError, rsync_connect_command
+
+_LOG = logging.getLogger("graf_driver_pv.follow")
+_WAIT_S = 0.5
+_RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+_MARK = "of"
+
+
+class PullError(RuntimeError):
+    """A generation could not be received; what came of it is kept for the next try."""
+
+
+class Follower:
+    """Follows one active site until it is stopped.
+
+    Invariants: nothing but `Store.commit` makes a generation; a site of an epoch below this site's own is not believed;
+    what does not descend from the newest generation here is not taken.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        own: Parameters,
+        peer_site: str,
+        peer: Parameters,
+        epoch: int,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._own = own
+        self.peer_site = peer_site
+        self._peer = peer
+        self.epoch = epoch
+        self._on_change = on_change
+        self.newest: Manifest | None = None
+        self.head: Head | None = None
+        self.diverged = False
+        self.problem = "not connected yet"
+        self.pulling = ""
+        self.pulls = 0
+        self.last_pull_s = 0.0
+        self._changed = asyncio.Condition()
+        self._task = asyncio.create_task(self._run(), name="pv-follow")
+
+    async def stop(self) -> None:
+        """Ends it; what was being received stays without a name."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    def lag_s(self) -> float:
+        """Upper bound of what a promotion now could lose, in seconds; negative when unknown."""
+        head = self.head
+        if head is None or self.newest is None or head.behind_s < 0:
+            return -1.0
+        return head.behind_s + (time.monotonic_ns() - head.asked_ns) / 1e9
+
+    async def wait_for(self, check: Callable[[], bool], timeout_s: float) -> bool:
+        """Waits until something holds that changes with a generation or an answer."""
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(check)
+        except TimeoutError:
+            return check()
+        return True
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._follow()
+            except (ClientError, PullError, StoreError, TlsError, OSError) as error:
+                await self._tell(str(error))
+            except ValueError as error:
+                await self._tell(f"{self.peer_site} gave what cannot be used: {error}")
+            except Exception as error:
+                _LOG.exception("following failed")
+                await self._tell(f"following {self.peer_site} failed: {type(error).__name__}")
+            await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+            failures = 0 if not self.problem else failures + 1
+
+    async def _tell(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            if problem:
+                event(_LOG, "not following", logging.WARNING, active=self.peer_site, cause=problem)
+            self._on_change()
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _follow(self) -> None:
+        self.newest = await run_blocking(self._store.newest)
+        client = await Client.connect(self._own, self._peer)
+        try:
+            while True:
+                have = self.newest
+                head = await client.next(
+                    have.position if have else None, have.begun_wall_ms if have else 0, _WAIT_S if have else 0.1
+                )
+                if head.epoch < self.epoch:
+                    raise ClientError(
+                        f"{self.peer_site} serves epoch {head.epoch}, and this site knows epoch {self.epoch}: "
+                        f"it is deposed, nothing is taken from it"
+                    )
+                if have is not None and head.base is not None and not head.has(have.position):
+                    self.diverged = True
+                    raise PullError(f"{have.position} here is no part of what {self.peer_site} serves: Resync is due")
+                self.head, self.diverged = head, False
+                await self._tell("")
+                if head.newest is not None and (have is None or head.newest != have.position):
+                    await self._pull(client, head.newest)
+        finally:
+            client.close()
+
+    async def _pull(self, client: Client, position: Position) -> None:
+        begun = time.monotonic()
+        self.pulling = str(position)
+        content = await client.manifest(position)
+        if not content:
+            return  # it was replaced by a newer one meanwhile
+        manifest = await run_blocking(Manifest.decode, content)
+        if manifest.position != position:
+            raise PullError(f"{self.peer_site} gave the manifest of {manifest.position} for {position}")
+        if self.newest is not None and not manifest.descends_from(self.newest.position):
+            self.diverged = True
+            raise PullError(f"{position} of {self.peer_site} does not descend from {self.newest.position} here")
+        lock, changed, fresh = await run_blocking(self._prepare, manifest)
+        try:
+            if changed:
+                await self._copy(position, changed, manifest, lock)
+            await run_blocking(self._finish, manifest, content, changed, fresh)
+        finally:
+            os.close(lock)
+            self.pulling = ""
+        self.newest = manifest
+        self.pulls += 1
+        self.last_pull_s = time.monotonic() - begun
+        self._on_change()
+        async with self._changed:
+            self._changed.notify_all()
+        await run_blocking(self._after, manifest)
+
+    def _prepare(self, manifest: Manifest) -> tuple[int, set[str], bool]:
+        """Brings `incoming` as close to the manifest as this site can; says what must be copied."""
+        incoming = self._store.layout.incoming
+        resumed = self._resumable(incoming)
+        if resumed is not None:
+            tree = incoming / "tree"
+            changed = changed_in(os.fspath(tree), manifest.entries)
+            lock = resumed
+        else:
+            base = self.newest
+            tree = self._store.begin(base)
+            known = base.entries if base is not None else {}
+            changed = {path for path, entry in manifest.entries.items() if known.get(path) != entry}
+            changed |= set(known) - set(manifest.entries)
+            lock = self._lock(incoming)
+        for path in sorted(changed, reverse=True):
+            _clear_way(tree / path, manifest.entries.get(path))
+        wanted = {path for path in changed if path in manifest.entries}
+        for name in ("partial", "tmp"):
+            (incoming / name).mkdir(exist_ok=True)
+        durable.replace_file(incoming / _MARK, str(manifest.position).encode())
+        return lock, wanted, resumed is None
+
+    def _resumable(self, incoming: Path) -> int | None:
+        """The lock of what an earlier try left; None when there is nothing, or a process still writes into it."""
+        if not (incoming / _MARK).exists() or not (incoming / "tree").is_dir():
+            return None
+        try:
+            lock = self._lock(incoming)
+        except BlockingIOError:
+            return None
+        for leftover in (incoming / "tmp").glob("*"):
+            leftover.unlink()
+        return lock
+
+    @staticmethod
+    def _lock(incoming: Path) -> int:
+        """Taken by this process and inherited by rsync: free only when nobody can write here any more."""
+        descriptor = os.open(incoming / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    async def _copy(self, position: Position, changed: set[str], manifest: Manifest, lock: int) -> None:
+        incoming = self._store.layout.incoming
+        listing = incoming / "files"
+        # Each path from the module's root, with `/./` before what is kept of it: rsync 3.5's daemon does not open files
+        # of a list that is relative to a folder below its module.
+        prefix = f"{position}/tree/./"
+        listing.write_bytes(b"".join(os.fsencode(f"{prefix}{path}\0") for path in sorted(changed)))
+        command = [
+            *("setpriv", "--pdeathsig", "KILL", "rsync", "-lptgo", "--omit-dir-times", "--numeric-ids", "--quiet"),
+            *("--from0", f"--files-from={listing}", f"--temp-dir={incoming / 'tmp'}"),
+            *(f"--partial-dir={incoming / 'partial'}", "--timeout=30"),
+        ]
+        if self._own.bandwidth_kib:
+            command.append(f"--bwlimit={self._own.bandwidth_kib}")
+        if self.newest is not None:
+            command.append(f"--copy-dest={self._store.layout.generation(str(self.newest.position)) / 'tree'}")
+        command += [f"rsync://{self._peer.host}/generations/", f"{incoming / 'tree'}/"]
+        connect = rsync_connect_command(self._own.tls, self._peer.host, self._peer.port, self._peer.tls.name)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "RSYNC_CONNECT_PROG": connect},
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
+        try:
+            _, told = await process.communicate()
+        finally:
+            if process.returncode is None:
+                await _end(process)
+        if process.returncode != 0:
+            text = told.decode(errors="replace").strip()[-300:]
+            raise PullError(f"rsync from {self.peer_site} ended with {process.returncode}: {text}")
+
+    def _finish(self, manifest: Manifest, content: bytes, changed: set[str], fresh: bool) -> None:
+        """Verified by checksum, durable, named: in this order."""
+        incoming = self._store.layout.incoming
+        tree = os.fspath(incoming / "tree")
+        # What an earlier process left was not seen being made: all of it is read.
+        suspects = changed if fresh else manifest.entries
+        wrong = wrong_in(tree, manifest.entries, suspects)
+        if not fresh:
+            wrong += sorted(changed_in(tree, manifest.entries) - set(wrong))
+        if wrong:
+            for path in wrong:
+                _clear_way(Path(tree, path), None)
+            raise PullError(f"{len(wrong)} files did not arrive whole, e.g. {wrong[0]}; they are copied again")
+        apply_root(tree, manifest.root)
+        files = [os.path.join(tree, path) for path in changed if manifest.entries[path].kind == "f"]
+        folders = {os.path.dirname(os.path.join(tree, path)) for path in changed} | {tree}
+        folders |= {os.path.join(tree, path) for path in changed if manifest.entries[path].kind == "d"}
+        durable.sync_all(files, folders)
+        self._store.commit(manifest, content)
+
+    def _after(self, manifest: Manifest) -> None:
+        self._store.prune(self._own.keep)
+        self._store.prepare(manifest)
+
+
+def _clear_way(path: Path, wanted: Entry | None) -> None:
+    """Removes what must not be written into: it is shared with an older generation, or of another kind."""
+    try:
+        seen = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(seen.st_mode):
+        if wanted is None or wanted.kind != "d":
+            shutil.rmtree(path)
+    elif wanted is None or wanted.kind != "f" or not stat.S_ISREG(seen.st_mode) or seen.st_nlink > 1:
+        path.unlink()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ends rsync and what it started: it keeps what it has when it is asked to end, and is killed when it does not."""
+    for number, patience_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(process.wait()), patience_s)
+        if process.returncode is not None:
+            return
+
+
+def rsync_version() -> str:
+    """First line of `rsync --version`; empty when it is not here."""
+    try:
+        done = subprocess.run(["rsync", "--version"], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.partition("\n")[0]

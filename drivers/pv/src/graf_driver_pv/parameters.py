@@ -1,0 +1,193 @@
+"""The component's parameters: read once, checked completely, frozen. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from graf_driver_sdk.types import FieldProblem
+
+_KNOWN: Final = (
+    "directory", "endpoint", "listen", "tls", "mode", "intervalSeconds", "rpoSeconds", "keep", "bandwidthKiBps",
+    "hooks",
+)  # fmt: skip
+_TLS: Final = ("caFile", "certFile", "keyFile", "name")
+_HOOKS: Final = ("freeze", "thaw", "timeoutSeconds")
+_LATER: Final = ("repository", "volsync")
+
+
+class Mode(StrEnum):
+    """When a generation is made."""
+
+    CONTINUOUS = "Continuous"  # when files changed, told by the kernel
+    SCHEDULED = "Scheduled"  # every interval, found by comparing the whole tree
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files of this site's identity, and the name in its certificate."""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Commands around the making of a generation; empty for none."""
+
+    freeze: tuple[str, ...] = ()
+    thaw: tuple[str, ...] = ()
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """One site's parameters.
+
+    Attributes:
+        directory: the volume: `current` in it is what applications open.
+        host: where the other sites reach this one when it is active, with `port`.
+        listen_host: on which address it listens.
+        interval_s: shortest time between generations (Continuous), or the period (Scheduled).
+        rpo_s: what may be lost; a standby that may lack more does not call itself promotable.
+        keep: complete generations that are kept.
+        bandwidth_kib: limit of a copy, KiB/s; 0 for none.
+    """
+
+    directory: Path
+    host: str
+    port: int
+    listen_host: str
+    tls: Tls
+    mode: Mode = Mode.CONTINUOUS
+    interval_s: float = 1.0
+    rpo_s: float = 60.0
+    keep: int = 2
+    bandwidth_kib: int = 0
+    hooks: Hooks = Hooks()
+
+
+class _Reader:
+    """Collects problems while values are read."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+        self.problems: list[FieldProblem] = []
+
+    def problem(self, field: str, cause: str, fix: str) -> None:
+        self.problems.append(FieldProblem(field, cause, fix))
+
+    def unknown(self, prefix: str, raw: Mapping[str, Any], known: tuple[str, ...]) -> None:
+        for name in sorted(set(raw) - set(known)):
+            if not prefix and name in _LATER:
+                self.problem(name, "not yet supported", "leave it out: generations are copied with rsync over TLS")
+            else:
+                self.problem(f"{prefix}{name}", "no such parameter", f"remove it; known are {', '.join(known)}")
+
+    def path(self, field: str, value: Any) -> Path:
+        if not isinstance(value, str) or not value.startswith("/") or "\n" in value or Path(value) == Path("/"):
+            self.problem(field, f"{value!r} is no absolute path", "a path that begins with /")
+            return Path("/")
+        return Path(value)
+
+    def text(self, field: str, value: Any) -> str:
+        if not isinstance(value, str) or not value or any(c.isspace() for c in value):
+            self.problem(field, f"{value!r} is no name", "a name without spaces")
+            return ""
+        return value
+
+    def number(
+        self, field: str, low: float, high: float, default: float, raw: Mapping[str, Any] | None = None
+    ) -> float:
+        value = (self.raw if raw is None else raw).get(field.rsplit(".", 1)[-1], default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            self.problem(field, f"{value!r} is no number", f"a number from {low:g} to {high:g}")
+            return default
+        if not low <= value <= high:
+            self.problem(field, f"{value:g} is out of range", f"a number from {low:g} to {high:g}")
+            return default
+        return float(value)
+
+    def whole(self, field: str, low: int, high: int, default: int) -> int:
+        value = self.number(field, low, high, default)
+        if not value.is_integer():
+            self.problem(field, f"{value:g} is no whole number", f"a whole number from {low} to {high}")
+        return int(value)
+
+    def mapping(self, field: str) -> Mapping[str, Any]:
+        value = self.raw.get(field, {})
+        if not isinstance(value, Mapping):
+            self.problem(field, f"{value!r} is no mapping", "see docs/reference/drivers/pv.md")
+            return {}
+        return value
+
+    def command(self, field: str, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or any(not isinstance(word, str) for word in value):
+            self.problem(field, f"{value!r} is no command", 'a list of words, e.g. ["/usr/bin/app-ctl", "freeze"]')
+            return ()
+        return tuple(value)
+
+
+def parse(raw: Mapping[str, Any]) -> tuple[Parameters | None, list[FieldProblem]]:
+    """Reads parameters as they come out of a protobuf Struct (every number a float).
+
+    Returns:
+        The parameters and no problem, or None and every problem that there is.
+    """
+    read = _Reader(raw)
+    read.unknown("", raw, _KNOWN)
+    directory = read.path("directory", raw.get("directory"))
+    host, port = _endpoint(read, raw.get("endpoint"))
+    tls, hooks = read.mapping("tls"), read.mapping("hooks")
+    read.unknown("tls.", tls, _TLS)
+    read.unknown("hooks.", hooks, _HOOKS)
+    identity = Tls(
+        read.path("tls.caFile", tls.get("caFile")),
+        read.path("tls.certFile", tls.get("certFile")),
+        read.path("tls.keyFile", tls.get("keyFile")),
+        read.text("tls.name", tls.get("name")),
+    )
+    commands = Hooks(
+        read.command("hooks.freeze", hooks.get("freeze", [])),
+        read.command("hooks.thaw", hooks.get("thaw", [])),
+        read.number("hooks.timeoutSeconds", 0.1, 600, 10, hooks),
+    )
+    mode = raw.get("mode", Mode.CONTINUOUS.value)
+    if mode not in list(Mode):
+        read.problem("mode", f"{mode!r} is no mode", f"one of {', '.join(Mode)}")
+        mode = Mode.CONTINUOUS.value
+    scheduled = mode == Mode.SCHEDULED
+    parameters = Parameters(
+        directory=directory,
+        host=host,
+        port=port,
+        listen_host=read.text("listen", raw.get("listen", "0.0.0.0")),  # noqa: S104 - mutual TLS guards it
+        tls=identity,
+        mode=Mode(mode),
+        interval_s=read.number("intervalSeconds", 0.1, 86_400, 300.0 if scheduled else 1.0),
+        rpo_s=read.number("rpoSeconds", 1, 604_800, 900.0 if scheduled else 60.0),
+        keep=read.whole("keep", 1, 100, 2),
+        bandwidth_kib=read.whole("bandwidthKiBps", 0, 2**31 - 1, 0),
+        hooks=commands,
+    )
+    if parameters.mode is Mode.SCHEDULED and parameters.rpo_s <= parameters.interval_s:
+        read.problem(
+            "rpoSeconds",
+            f"{parameters.rpo_s:g} s cannot be kept with a generation every {parameters.interval_s:g} s",
+            "more than intervalSeconds",
+        )
+    return (None, read.problems) if read.problems else (parameters, [])
+
+
+def _endpoint(read: _Reader, value: Any) -> tuple[str, int]:
+    host, _, port = str(value or "").rpartition(":")
+    if not isinstance(value, str) or not host or not port.isdecimal() or not 0 < int(port) < 65536 or " " in value:
+        read.problem("endpoint", f"{value!r} is no address", "where the other sites reach this one, HOST:PORT")
+        return "", 0
+    return host.strip("[]"), int(port)

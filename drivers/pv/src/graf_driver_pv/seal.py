@@ -1,0 +1,172 @@
+"""Making a generation of the live copy. Blocking: call it in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from graf_driver_pv import durable
+from graf_driver_pv.events import Changes
+from graf_driver_pv.manifest import Entry, Manifest, apply_root, changed_in, observe, root_of
+from graf_driver_pv.position import Position
+from graf_driver_pv.store import Store
+
+_CHUNK = 1 << 20
+PASSES = 3
+
+
+@dataclass
+class _Draft:
+    """The generation that is being made: its tree, its entries, and what must be synced."""
+
+    source: str
+    tree: str
+    entries: dict[str, Entry]
+    files: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+    torn: bool = False
+
+    def take(self, path: str) -> None:
+        """Brings one path to what the live copy has there now."""
+        parent = os.path.dirname(path)
+        if parent and self.entries.get(parent, _NO_FOLDER).kind != "d":
+            self.take(parent)
+            if parent not in self.entries:
+                self._drop(path)
+                return
+        seen, before = observe(os.path.join(self.source, path)), self.entries.get(path)
+        if seen is None or before is None or seen.kind != "d" or before.kind != "d":
+            self._drop(path)
+        if seen is None:
+            return
+        target = os.path.join(self.tree, path)
+        if seen.kind == "d":
+            if before is None or before.kind != "d":
+                os.mkdir(target)
+            os.chmod(target, seen.mode)
+            os.chown(target, seen.uid, seen.gid)
+            self.folders.add(target)
+        elif seen.kind == "l":
+            os.symlink(seen.content, target)
+            os.chown(target, seen.uid, seen.gid, follow_symlinks=False)
+            os.utime(target, ns=(seen.mtime_ns, seen.mtime_ns), follow_symlinks=False)
+        else:
+            copied = self._copy(os.path.join(self.source, path), target)
+            if copied is None:
+                return
+            seen = copied
+            self.files.add(target)
+        self.folders.add(os.path.dirname(target))
+        self.entries[path] = seen
+
+    def _drop(self, path: str) -> None:
+        before = self.entries.pop(path, None)
+        target = os.path.join(self.tree, path)
+        if before is not None and before.kind == "d":
+            for below in [p for p in self.entries if p.startswith(f"{path}/")]:
+                del self.entries[below]
+            shutil.rmtree(target, ignore_errors=True)
+            self.files = {f for f in self.files if not f.startswith(f"{target}/")}
+            self.folders = {f for f in self.folders if f != target and not f.startswith(f"{target}/")}
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target)
+            self.files.discard(target)
+        if before is not None:
+            self.folders.add(os.path.dirname(target))
+
+    def _copy(self, source: str, target: str) -> Entry | None:
+        """Copies and hashes in one pass; None when it vanished."""
+        try:
+            descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        digest = hashlib.sha256()
+        with os.fdopen(descriptor, "rb") as reader, open(target, "xb") as writer:
+            before = os.fstat(reader.fileno())
+            size = 0
+            while chunk := reader.read(_CHUNK):
+                digest.update(chunk)
+                writer.write(chunk)
+                size += len(chunk)
+            after = os.fstat(reader.fileno())
+            self.torn |= (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+            os.fchmod(writer.fileno(), before.st_mode & 0o7777)
+            os.fchown(writer.fileno(), before.st_uid, before.st_gid)
+            writer.flush()
+            # The time from before: what is written from now on shows as newer.
+            os.utime(writer.fileno(), ns=(before.st_mtime_ns, before.st_mtime_ns))
+        mode = before.st_mode & 0o7777
+        return Entry("f", mode, before.st_uid, before.st_gid, size, before.st_mtime_ns, digest.hexdigest())
+
+
+_NO_FOLDER = Entry("", 0, 0, 0, 0, 0, "")
+
+
+def seal(
+    store: Store,
+    epoch: int,
+    changes: Changes,
+    changed_again: Callable[[], Changes] | None,
+    put_back: Callable[[Changes], None],
+    *,
+    still: bool = False,
+) -> Manifest | None:
+    """Makes a generation of what changed, complete and durable.
+
+    Args:
+        store: where.
+        epoch: of this site's role.
+        changes: what changed since the newest generation; taken from the watcher.
+        changed_again: what changed while this worked; None: found by comparing the tree.
+        put_back: takes changes that are not in the generation.
+        still: the application is known to write nothing (frozen, quiesced).
+
+    Returns:
+        The new generation; None when nothing had changed since the newest.
+    """
+    begun_wall_ms = time.time_ns() // 1_000_000
+    base = store.newest()
+    source = os.fspath(store.layout.tree)
+    known = base.entries if base is not None else {}
+    paths = changed_in(source, known) if changes.everything else changes.paths
+    if base is not None and not paths:
+        return None
+    ancestor = base or store.base()
+    position = Position(epoch, ancestor.position.number + 1 if ancestor else 1)
+    lineage = ancestor.next_lineage(epoch) if ancestor else {}
+    draft = _Draft(source, os.fspath(store.begin(base)), dict(known))
+    consistency = "moving"
+    for _ in range(PASSES):
+        draft.torn = False
+        for path in sorted(paths):
+            draft.take(path)
+        again = _found_again(source, draft, changed_again, still)
+        if not again and not draft.torn:
+            consistency = "point-in-time"
+            break
+        paths = changed_in(source, draft.entries) if again.everything else again.paths
+    else:
+        put_back(again)
+    root = root_of(source)
+    if base is not None and dict(known) == draft.entries and root == base.root:
+        return None
+    apply_root(draft.tree, root)
+    durable.sync_all(draft.files, draft.folders | {draft.tree})
+    manifest = Manifest(position, lineage, consistency, begun_wall_ms, draft.entries, root)
+    store.commit(manifest)
+    return manifest
+
+
+def _found_again(source: str, draft: _Draft, changed_again: Callable[[], Changes] | None, still: bool) -> Changes:
+    if still:
+        return Changes()
+    if changed_again is not None:
+        return changed_again()
+    found = changed_in(source, draft.entries)
+    return Changes(paths=found, since_ns=time.monotonic_ns() if found else 0)

@@ -1,0 +1,214 @@
+"""The active site's side of the wire: tells how far it is, gives manifests, and lets rsync read generations.
+
+Only an ACTIVE component listens, and nothing can be written through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from graf_driver_sdk.logs import event
+
+from graf_driver_pv import tls as tls_
+from graf_driver_pv.durable import replace_file
+from graf_driver_pv.layout import Layout
+from graf_driver_pv.parameters import Parameters
+from graf_driver_pv.position import Position
+from graf_driver_pv.store import MANIFEST
+
+_LOG = logging.getLogger("graf_driver_pv.server")
+_CHUNK = 1 << 18
+_LONGEST_WAIT_S = 5.0
+
+
+class Source(Protocol):
+    """What the server asks of the component."""
+
+    def newest(self) -> tuple[str, int]:
+        """The newest generation, or "" with when it was begun."""
+
+    def ancestry(self) -> dict[str, Any]:
+        """Position and lineage of the live copy."""
+
+    def behind_s(self, have: str, begun_wall_ms: int) -> float:
+        """Age of the oldest change that is not in a generation; negative when unknown."""
+
+    @property
+    def epoch(self) -> int:
+        """Of the role."""
+
+    async def wait_newer(self, have: str, timeout_s: float) -> None:
+        """Waits for a generation other than this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A site that follows, when it last asked."""
+
+    have: str
+    at_ns: int
+    behind_s: float
+
+
+class Server:
+    """Listens while the component is ACTIVE."""
+
+    def __init__(self, parameters: Parameters, layout: Layout, source: Source, on_change: Callable[[], None]) -> None:
+        self._parameters = parameters
+        self._layout = layout
+        self._source = source
+        self._on_change = on_change
+        self._server: asyncio.Server | None = None
+        self._sessions: set[asyncio.Task[Any]] = set()
+        self.allowed: Mapping[str, str] = {}
+        self.heard: dict[str, Heard] = {}
+        # What a site is reading; it must not go away under its hands.
+        self.pinned: dict[str, str] = {}
+
+    async def start(self) -> None:
+        """Begins to listen.
+
+        Raises:
+            TlsError: the identity cannot be used.
+            OSError: the address cannot be used.
+        """
+        context = tls_.server_context(self._parameters.tls)
+        config = self._layout.root / ".rsyncd.conf"
+        replace_file(config, _rsync_config(self._layout).encode())
+        self._server = await asyncio.start_server(
+            self._session, self._parameters.listen_host, self._parameters.port, ssl=context, ssl_handshake_timeout=10
+        )
+
+    async def stop(self) -> None:
+        """Stops listening and ends every session."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for session in list(self._sessions):
+            session.cancel()
+        await asyncio.gather(*self._sessions, return_exceptions=True)
+        self.heard.clear()
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._sessions.add(task)
+        try:
+            certificate = writer.get_extra_info("peercert")
+            sites = [site for site, name in self.allowed.items() if tls_.is_allowed(certificate, [name])]
+            if not sites:
+                event(
+                    _LOG,
+                    "refused a caller that is none of the group's sites",
+                    logging.WARNING,
+                    names=sorted(tls_.names_of(certificate)),
+                )
+                return
+            tls_object: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            if tls_object.selected_alpn_protocol() == tls_.RSYNC:
+                await self._rsync(reader, writer)
+            else:
+                try:
+                    await self._talk(sites[0], reader, writer)
+                finally:
+                    self.pinned.pop(sites[0], None)
+        except (OSError, asyncio.IncompleteReadError, ssl.SSLError, ValueError, KeyError, TypeError, TimeoutError):
+            pass  # the caller went away or spoke nonsense: it comes again
+        finally:
+            self._sessions.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError, ssl.SSLError):
+                writer.transport.abort()
+
+    async def _talk(self, site: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # No limit while a generation is being read: it may take hours.
+        while line := await reader.readline():
+            request = json.loads(line)
+            self.pinned.pop(site, None)
+            if request["op"] == "next":
+                answer = await self._next(site, request)
+                writer.write(json.dumps(answer).encode() + b"\n")
+            elif request["op"] == "manifest":
+                self.pinned[site] = str(request["name"])
+                content = await asyncio.to_thread(self._manifest, str(request["name"]))
+                writer.write(json.dumps({"size": len(content)}).encode() + b"\n" + content)
+            await writer.drain()
+
+    async def _next(self, site: str, request: dict[str, Any]) -> dict[str, Any]:
+        have = str(request["have"])
+        begun = time.monotonic_ns()
+        await self._source.wait_newer(have, min(float(request["wait_s"]), _LONGEST_WAIT_S))
+        behind_s = self._source.behind_s(have, int(request["begun_wall_ms"]))
+        before = self.heard.get(site)
+        self.heard[site] = Heard(have, time.monotonic_ns(), behind_s)
+        if before is None or before.have != have:
+            self._on_change()
+        newest, begun_wall_ms = self._source.newest()
+        return {
+            "epoch": self._source.epoch,
+            "newest": newest,
+            "newest_begun_wall_ms": begun_wall_ms,
+            "behind_s": behind_s,
+            "ancestry": self._source.ancestry(),
+            "waited_s": (time.monotonic_ns() - begun) / 1e9,
+        }
+
+    def _manifest(self, name: str) -> bytes:
+        path = self._layout.generation(str(Position.parse(name))) / MANIFEST
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    async def _rsync(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *("rsync", "--server", "--daemon", f"--config={self._layout.root / '.rsyncd.conf'}", "."),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        to_rsync = asyncio.create_task(_pump(reader, process.stdin))
+        try:
+            await _pump(process.stdout, writer)
+        finally:
+            to_rsync.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await asyncio.gather(to_rsync, return_exceptions=True)
+            await process.wait()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while chunk := await reader.read(_CHUNK):
+        writer.write(chunk)
+        await writer.drain()
+
+
+def _rsync_config(layout: Layout) -> str:
+    path: Path = layout.generations
+    return "\n".join(
+        [
+            "use chroot = no",
+            "munge symlinks = no",
+            "reverse lookup = no",
+            "numeric ids = yes",
+            "uid = root",
+            "gid = root",
+            "[generations]",
+            f"path = {path}",
+            "read only = yes",
+            "list = no",
+            "",
+        ]
+    )

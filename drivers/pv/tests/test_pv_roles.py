@@ -1,0 +1,213 @@
+"""Volumes follow the active site: real processes, real rsync, real TLS."""
+
+from pathlib import Path
+
+import pytest
+from graf_driver_pv.testing import SiteUnderTest, digest_of
+from graf_driver_sdk.client import DriverCallError
+from graf_driver_sdk.testing import eventually
+from graf_driver_sdk.types import Assessment, ResyncStrategy, Role, Verdict
+
+Pair = tuple[SiteUnderTest, SiteUnderTest]
+
+
+def fill(folder: Path, text: str, number: int = 20) -> None:
+    for index in range(number):
+        path = folder / f"d{index % 3}" / f"f{index}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{text} {index}\n" * 50)
+
+
+async def follow(east: SiteUnderTest, west: SiteUnderTest) -> None:
+    await east.ensure(Role.ACTIVE, 1)
+    await west.ensure(Role.STANDBY, 1, "east")
+
+
+async def test_a_standby_gets_what_changes_without_a_scan_and_is_promotable(sites: Pair) -> None:
+    east, west = sites
+    await follow(east, west)
+    fill(east.current, "one")
+    (east.current / "link").symlink_to("d0/f0")
+    (east.current / "d0" / "f3").chmod(0o640)
+    await west.wait_generation_with(east.current)
+    scans = (await east.status()).facts["full_scans"]
+    (east.current / "d1" / "f1").write_text("changed")
+    (east.current / "d2").rename(east.current / "moved")
+    (east.current / "d0" / "f0").unlink()
+    (east.current / "new" / "deep").mkdir(parents=True)
+    (east.current / "new" / "deep" / "file").write_text("new")
+    await west.wait_generation_with(east.current)
+    status = await east.status()
+    assert status.facts["full_scans"] == scans
+    assert [f.site for f in status.followers if f.connected] == ["west"]
+    seen = await eventually("west to be promotable", lambda: _promotable(west), 60, 0.1)
+    assert 0 <= seen.lag_seconds < 60
+    newest = west.volume / "generations" / west.generations[-1] / "tree"
+    assert (newest / "d0" / "f3").stat().st_mode & 0o777 == 0o640
+    assert (newest / "link").readlink() == Path("d0/f0")
+
+
+async def _promotable(site: SiteUnderTest) -> object:
+    status = await site.status()
+    return status if status.promotable else None
+
+
+async def test_a_promotion_serves_the_newest_complete_generation_and_it_can_be_written(sites: Pair) -> None:
+    east, west = sites
+    await follow(east, west)
+    fill(east.current, "one")
+    await west.wait_generation_with(east.current)
+    before = digest_of(east.current)
+    await east.kill()
+    await west.ensure(Role.ACTIVE, 2)
+    assert digest_of(west.current) == before
+    (west.current / "d0" / "f0").write_text("written by the new active")
+    status = await west.status()
+    assert (status.role, status.accepting) == (Role.ACTIVE, True)
+
+
+async def test_a_planned_move_loses_nothing_and_comes_back_clean(sites: Pair) -> None:
+    east, west = sites
+    await follow(east, west)
+    fill(east.current, "one")
+    assert east.client is not None
+    assert west.client is not None
+    position = await _quiesce(east, 1)
+    assert not east.current.exists()
+    assert await _quiesce(east, 1) == position
+    reached = await west.client.await_position(west.spec, position, 30_000)
+    assert reached.reached, reached.message
+    kept = digest_of(east.volume / "live" / "tree")
+    await east.ensure(Role.FENCED, 1)
+    await west.ensure(Role.ACTIVE, 2)
+    assert digest_of(west.current) == kept
+    assert (await _verdict(east, west)).verdict in (Verdict.CLEAN, Verdict.BEHIND)
+    await east.ensure(Role.STANDBY, 2, "west")
+    (west.current / "later").write_text("x")
+    await east.wait_generation_with(west.current)
+
+
+async def _verdict(site: SiteUnderTest, active: SiteUnderTest) -> Assessment:
+    assert site.client is not None
+    client = site.client
+
+    async def told() -> Assessment | None:
+        assessment = await client.assess(site.spec, active.peer(Role.ACTIVE), 30)
+        return None if assessment.verdict is Verdict.UNKNOWN else assessment
+
+    found = await eventually("a verdict", told, 60, 0.05)
+    assert isinstance(found, Assessment)
+    return found
+
+
+async def _quiesce(site: SiteUnderTest, epoch: int) -> str:
+    assert site.client is not None
+    client = site.client
+    position = ""
+
+    async def done() -> bool:
+        nonlocal position
+        answer = await client.quiesce(site.spec, epoch, 30)
+        position = answer.position
+        return answer.progress.completed
+
+    await eventually("the last generation", done, 60)
+    return position
+
+
+async def test_a_quiesce_can_be_taken_back(sites: Pair) -> None:
+    east, _ = sites
+    await east.ensure(Role.ACTIVE, 1)
+    fill(east.current, "one", 3)
+    await _quiesce(east, 1)
+    assert not (await east.status()).accepting
+    assert east.client is not None
+    await east.client.unquiesce(east.spec, 1)
+    assert (await east.status()).accepting
+    (east.current / "again").write_text("x")
+
+
+async def test_what_only_the_lost_site_has_is_archived_before_it_follows(sites: Pair) -> None:
+    east, west = sites
+    await follow(east, west)
+    fill(east.current, "one")
+    await west.wait_generation_with(east.current)
+    await west.kill()
+    (east.current / "only-here").write_text("never copied")
+    await east.kill()
+    await west.start()
+    await west.ensure(Role.ACTIVE, 2)
+    (west.current / "after").write_text("x")
+    await east.start()
+    assert (await east.status()).role is Role.FENCED
+    assert not east.current.exists()
+    assert east.client is not None
+    with pytest.raises(DriverCallError, match="call Assess, then Resync"):
+        await east.ensure(Role.STANDBY, 2, "west")
+    await east.ensure(Role.INVALIDATED, 2, "west")
+    assessment = await _verdict(east, west)
+    assert assessment.verdict is Verdict.DIVERGED
+    assert "only-here" in assessment.divergent
+    archive = await _resync(east, west, ResyncStrategy.REBUILD, 2)
+    assert (Path(archive) / "live" / "tree" / "only-here").read_text() == "never copied"
+    assert "only-here" in (Path(archive) / "divergent.txt").read_text()
+    await east.ensure(Role.STANDBY, 2, "west")
+    await east.wait_generation_with(west.current)
+    assert (await _verdict(east, west)).verdict in (Verdict.CLEAN, Verdict.BEHIND)
+
+
+async def _resync(site: SiteUnderTest, active: SiteUnderTest, strategy: ResyncStrategy, epoch: int) -> str:
+    assert site.client is not None
+    client = site.client
+    archive = ""
+
+    async def done() -> bool:
+        nonlocal archive
+        answer = await client.resync(site.spec, active.peer(Role.ACTIVE), strategy, epoch, 30)
+        archive = answer.archive
+        return answer.progress.completed
+
+    await eventually("the resync", done, 60)
+    return archive
+
+
+async def test_a_site_that_never_had_a_complete_generation_does_not_serve_an_empty_volume(sites: Pair) -> None:
+    _, west = sites
+    await west.ensure(Role.STANDBY, 1, "east")
+    status = await west.status()
+    assert not status.promotable
+    with pytest.raises(DriverCallError, match="an empty volume would be served"):
+        await west.ensure(Role.ACTIVE, 2)
+    assert not west.current.exists()
+
+
+async def test_nothing_is_taken_from_a_deposed_site(sites: Pair) -> None:
+    east, west = sites
+    await follow(east, west)
+    fill(east.current, "one", 3)
+    await west.wait_generation_with(east.current)
+    await west.ensure(Role.STANDBY, 5, "east")
+    newest = west.generations[-1]
+    (east.current / "late").write_text("written in a deposed epoch")
+    await eventually("east to make a generation", lambda: east.generations[-1] > newest, 60)
+
+    async def refused() -> bool:
+        return "deposed" in (await west.status()).message
+
+    await eventually("west to say so", refused, 60, 0.1)
+    assert west.generations[-1] == newest
+
+
+async def test_a_volume_is_shut_after_a_crash_of_its_driver_and_open_after_its_orderly_restart(sites: Pair) -> None:
+    east, _ = sites
+    await east.ensure(Role.ACTIVE, 1)
+    await east.stop()
+    assert east.current.exists()
+    await east.start()
+    assert (await east.status()).role is Role.ACTIVE
+    await east.kill()
+    await east.start()
+    assert (await east.status()).role is Role.FENCED
+    assert not east.current.exists()
+    await east.ensure(Role.ACTIVE, 1)
+    assert east.current.exists()

@@ -1,0 +1,206 @@
+"""Fencing by epochs."""
+
+from __future__ import annotations
+
+from graf_driver_sdk.v1 import driver_pb2 as pb
+
+from graf_driver_sanity.checks.common import CALLS, FORBIDDEN, INVALID, MUTATING, facts, request_of, slug, whatever
+from graf_driver_sanity.harness import Harness, Refused
+from graf_driver_sanity.registry import CannotCheck, check, expect
+
+
+def for_staleness(refused: Refused) -> None:
+    """The epoch was the reason, as far as the driver says one."""
+    expect(refused.reason in ("", "stale-epoch"), f"refused for {refused.reason}, before the epoch: {refused.message}")
+
+
+def _stale(call: str) -> None:
+    @check(
+        f"epoch-stale-{slug(call)}",
+        "GD-EPOCH-001",
+        "GD-EPOCH-003",
+        capabilities=CALLS[call],
+        sentence=f"{call} with a lower epoch is refused and changes nothing.",
+    )
+    async def body(h: Harness) -> None:
+        role_there = "FENCED" if call == "Resync" else "ACTIVE"  # elsewhere it would be refused for another reason
+        await h.reach(role_there)
+        stale = h.epoch
+        await h.reach(role_there)
+        before = await h.status()
+        for role in ("FENCED", "STANDBY", "INVALIDATED", "ACTIVE") if call == "EnsureRole" else ("",):
+            for_staleness(await h.refusal(call, request_of(h, call, stale, role), FORBIDDEN))
+        after = await h.status()
+        expect(facts(before) == facts(after), f"before {facts(before)}, after {facts(after)}")
+
+
+def _restart(call: str, kill: bool) -> None:
+    @check(
+        f"epoch-stale-{slug(call)}-after-{'kill' if kill else 'stop'}",
+        "GD-EPOCH-001",
+        "GD-EPOCH-002",
+        capabilities=CALLS[call],
+        needs=("process",),
+        sentence=f"{call} with a lower epoch is refused by a driver that was {'killed' if kill else 'stopped'} since.",
+    )
+    async def body(h: Harness) -> None:
+        await h.reach("FENCED")
+        stale = h.epoch
+        await h.reach("FENCED")
+        await h.restart(kill=kill)
+        for_staleness(await h.refusal(call, request_of(h, call, stale, "ACTIVE"), FORBIDDEN))
+        expect(not (await h.status()).accepting, "it accepts")
+
+
+for _call in MUTATING:
+    _stale(_call)
+    _restart(_call, True)
+_restart("EnsureRole", False)
+
+
+def _zero(call: str) -> None:
+    @check(
+        f"epoch-zero-{slug(call)}",
+        "GD-POS-010",
+        capabilities=CALLS[call],
+        sentence=f"{call} without an epoch is refused.",
+    )
+    async def body(h: Harness) -> None:
+        await h.reach("ACTIVE")
+        await h.refusal(call, request_of(h, call, 0), INVALID, FORBIDDEN)
+
+
+for _call in ("Quiesce", "Unquiesce", "RenewLease"):
+    _zero(_call)
+
+
+@check("epoch-in-status", "GD-EPOCH-004")
+async def in_status(h: Harness) -> None:
+    """The status tells the highest epoch, also after a lower one was refused."""
+    await h.reach("FENCED")
+    told = (await h.status()).epoch
+    expect(told == h.epoch, f"admitted was {h.epoch}, told is {told}")
+    await whatever(h, "EnsureRole", h.request("FENCED", h.epoch - 1))
+    told = (await h.status()).epoch
+    expect(told == h.epoch, f"admitted was {h.epoch}, told after a refusal is {told}")
+
+
+@check("epoch-in-status-after-kill", "GD-EPOCH-002", "GD-EPOCH-004", needs=("process",))
+async def in_status_after_kill(h: Harness) -> None:
+    """The status tells the highest epoch after kill -9."""
+    await h.reach("FENCED")
+    await h.restart()
+    told = (await h.status()).epoch
+    expect(told == h.epoch, f"admitted was {h.epoch}, told after the restart is {told}")
+
+
+@check("epoch-in-status-after-stop", "GD-EPOCH-002", needs=("process",))
+async def in_status_after_stop(h: Harness) -> None:
+    """The status tells the highest epoch after SIGTERM."""
+    await h.reach("FENCED")
+    await h.restart(kill=False)
+    told = (await h.status()).epoch
+    expect(told == h.epoch, f"admitted was {h.epoch}, told after the restart is {told}")
+
+
+@check("epoch-survives-three-kills", "GD-EPOCH-002", needs=("process",))
+async def three_kills(h: Harness) -> None:
+    """The epoch rises over three kills and never falls."""
+    for _ in range(3):
+        await h.ensure("FENCED")
+        await h.restart()
+        told = (await h.status()).epoch
+        expect(told == h.epoch, f"admitted was {h.epoch}, told after the restart is {told}")
+
+
+@check("epoch-durable-before-effect", "GD-EPOCH-005", needs=("process",))
+async def durable_before_effect(h: Harness) -> None:
+    """A kill as soon as a role shows never forgets the epoch that gave it."""
+    await h.reach("FENCED")
+    epoch = h.next_epoch()
+    call = h.site.begin("EnsureRole", h.request("ACTIVE", epoch))
+
+    async def shows() -> bool:
+        status = await h.status()
+        return bool(status.role == pb.ROLE_ACTIVE or status.epoch == epoch or call.done())
+
+    await h.eventually("the role or the epoch shows", shows)
+    await h.restart()
+    call.cancel()
+    told = (await h.status()).epoch
+    expect(told >= epoch, f"epoch {epoch} showed before the kill, told after it is {told}")
+
+
+@check("epoch-refusal-tells-highest", "GD-EPOCH-006")
+async def refusal_tells_highest(h: Harness) -> None:
+    """The refusal says stale-epoch and the highest epoch in its metadata."""
+    await h.reach("FENCED")
+    refused = await h.refusal("EnsureRole", h.request("FENCED", h.epoch - 1), FORBIDDEN)
+    expect(
+        (refused.reason, refused.highest) == ("stale-epoch", str(h.epoch)),
+        f"reason {refused.reason!r}, highest {refused.highest!r}, admitted was {h.epoch}",
+    )
+
+
+@check("epoch-same-again", "GD-EPOCH-001")
+async def same_again(h: Harness) -> None:
+    """The same epoch is admitted again."""
+    await h.reach("FENCED")
+    await h.ensure("FENCED", epoch=h.epoch)
+
+
+@check("epoch-jump", "GD-EPOCH-001", "GD-EPOCH-009")
+async def jump(h: Harness) -> None:
+    """An epoch may be left out; those between are refused afterwards."""
+    await h.reach("FENCED")
+    before, h.epoch = h.epoch, h.epoch + 1000
+    await h.ensure("FENCED", epoch=h.epoch)
+    await h.refusal("EnsureRole", h.request("FENCED", before + 500), FORBIDDEN)
+
+
+@check("epoch-reads-do-not-raise", "GD-EPOCH-007")
+async def reads_do_not_raise(h: Harness) -> None:
+    """Calls that change nothing leave the epoch."""
+    await h.reach("FENCED")
+    for call, needed in CALLS.items():
+        if call not in MUTATING and set(needed) <= h.capabilities:
+            await whatever(h, call, request_of(h, call, 0))
+            told = (await h.status()).epoch
+            expect(told == h.epoch, f"{call} moved the epoch from {h.epoch} to {told}")
+
+
+def _other(h: Harness, epoch: int, component: str = "sanity-other") -> pb.EnsureRoleRequest:
+    request = h.request("FENCED", epoch)
+    request.spec.component = component
+    return request
+
+
+@check("epoch-per-component", "GD-EPOCH-008", "GD-CALL-006")
+async def per_component(h: Harness) -> None:
+    """A low epoch of another component is not refused as stale, and does not lower this one's."""
+    await h.reach("FENCED")
+    await h.reach("FENCED")  # above 1, which the other one begins with
+    try:
+        await h.site.call("EnsureRole", _other(h, 1))
+    except Refused as refused:
+        expect(refused.reason != "stale-epoch", f"another component at epoch 1: {refused}")
+        raise CannotCheck(f"the driver takes one component only: {refused.message[:120]}") from None
+    told = (await h.status()).epoch
+    expect(told == h.epoch, f"this component's epoch went from {h.epoch} to {told}")
+
+
+@check("epoch-64-bits", "GD-EPOCH-009")
+async def wide(h: Harness) -> None:
+    """Epochs beyond 53 bits are kept exactly (of another component, for one's own would be spent)."""
+    highest = 2**62 + 1
+    name = "sanity-wide"
+    try:
+        await h.site.call("EnsureRole", _other(h, highest, name))
+    except Refused as refused:
+        if refused.code is FORBIDDEN and refused.reason != "stale-epoch":
+            raise CannotCheck(f"the driver takes one component only: {refused.message[:120]}") from None
+    spec = h.spec()
+    spec.component = name
+    told = (await h.site.call("GetStatus", pb.GetStatusRequest(spec=spec))).epoch
+    expect(told == highest, f"admitted was {highest}, told is {told}")
+    await h.refusal("EnsureRole", _other(h, highest - 1, name), FORBIDDEN)

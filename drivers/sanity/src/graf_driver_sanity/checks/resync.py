@@ -1,0 +1,286 @@
+"""Assess and Resync: capability RESYNC."""
+
+from __future__ import annotations
+
+import grpc
+from graf_driver_sdk.types import Capability
+from graf_driver_sdk.v1 import driver_pb2 as pb
+
+from graf_driver_sanity.checks.common import FORBIDDEN, INVALID, active_peer, facts
+from graf_driver_sanity.harness import Harness, Refused, struct
+from graf_driver_sanity.registry import Violation, check, expect
+
+RESYNC = (Capability.RESYNC,)
+WRITES = ("peer", "hook:write")
+
+
+async def behind(h: Harness) -> str:
+    """The site lacks a write of the active peer; its value."""
+    assert h.peer is not None
+    await h.follow()
+    await h.ensure("FENCED", epoch=h.epoch)
+    await h.ensure("ACTIVE", h.peer, h.epoch)  # with itself alone: it waits for nobody's acknowledgement
+    return await h.write(h.peer)
+
+
+async def common(h: Harness) -> None:
+    """Both sites have the same, at least one write."""
+    assert h.peer is not None
+    await h.follow()
+    value = await h.write(h.peer)
+
+    async def here() -> bool:
+        return bool((await h.assess()).verdict == pb.VERDICT_CLEAN)
+
+    await h.eventually(f"the standby follows up to {value}", here)
+
+
+async def diverged(h: Harness) -> str:
+    """Both sites have a write that the other lacks, after a common history; the site's is given."""
+    assert h.peer is not None
+    await common(h)
+    await h.ensure("FENCED", h.peer, h.epoch)
+    await h.ensure("ACTIVE")
+    value = await h.write()
+    await h.ensure("FENCED", epoch=h.epoch)
+    await h.ensure("ACTIVE", h.peer)
+    await h.ensure("INVALIDATED", epoch=h.epoch)
+    await h.write(h.peer)
+    return value
+
+
+def name_of(verdict: int) -> str:
+    """For people."""
+    return pb.Verdict.Name(verdict) if verdict in pb.Verdict.values() else str(verdict)  # type: ignore[arg-type]
+
+
+async def expect_verdict(h: Harness, *wanted: int) -> pb.AssessResponse:
+    """The verdict is one of those wanted."""
+    answer: pb.AssessResponse = await h.assess()
+    names = " or ".join(map(name_of, wanted))
+    expect(answer.verdict in wanted, f"wanted {names}, the verdict is {name_of(answer.verdict)} ({answer.message})")
+    return answer
+
+
+@check("resync-verdict-clean", "GD-RESYNC-001", capabilities=RESYNC, needs=WRITES)
+async def clean(h: Harness) -> None:
+    """A site that has what the active has is CLEAN."""
+    await common(h)
+    await h.ensure("INVALIDATED", epoch=h.epoch)
+    await expect_verdict(h, pb.VERDICT_CLEAN)
+
+
+@check("resync-verdict-behind", "GD-RESYNC-002", capabilities=RESYNC, needs=WRITES)
+async def is_behind(h: Harness) -> None:
+    """A site that only lacks something is BEHIND."""
+    await common(h)
+    await behind(h)
+    await expect_verdict(h, pb.VERDICT_BEHIND)
+
+
+@check("resync-verdict-diverged", "GD-RESYNC-003", capabilities=RESYNC, needs=WRITES)
+async def is_diverged(h: Harness) -> None:
+    """A site that has what the active lacks is DIVERGED."""
+    await diverged(h)
+    await expect_verdict(h, pb.VERDICT_DIVERGED)
+    await _rebuild(h)
+
+
+@check("resync-verdict-ahead", "GD-RESYNC-003", capabilities=RESYNC, needs=WRITES)
+async def is_ahead(h: Harness) -> None:
+    """A site that only has too much is DIVERGED, though nothing is missing."""
+    assert h.peer is not None
+    await common(h)
+    await h.ensure("FENCED", h.peer, h.epoch)
+    await h.ensure("ACTIVE")
+    await h.write()
+    await h.ensure("FENCED", epoch=h.epoch)
+    await h.ensure("ACTIVE", h.peer)
+    await expect_verdict(h, pb.VERDICT_DIVERGED)
+    await _rebuild(h)
+
+
+@check("resync-names-divergent", "GD-RESYNC-003", capabilities=RESYNC, needs=WRITES)
+async def names_divergent(h: Harness) -> None:
+    """The verdict DIVERGED names what only this site has; CLEAN names nothing."""
+    await diverged(h)
+    answer = await h.assess()
+    expect(bool(answer.divergent), "divergent is empty")
+    await _rebuild(h)
+    answer = await h.assess()
+    expect(not answer.divergent, f"after the rebuild divergent is {answer.divergent!r}")
+
+
+@check("resync-verdict-empty", "GD-RESYNC-004", capabilities=RESYNC, needs=(*WRITES, "hook:wipe"))
+async def empty(h: Harness) -> None:
+    """A site without data is EMPTY."""
+    await common(h)
+    await h.ensure("INVALIDATED", epoch=h.epoch)
+    await h.hook("wipe")
+    await expect_verdict(h, pb.VERDICT_EMPTY)
+    await _rebuild(h)
+
+
+@check("resync-verdict-unknown", "GD-RESYNC-005", capabilities=RESYNC, needs=("unreachable",))
+async def unknown(h: Harness) -> None:
+    """An active that cannot be read gives UNKNOWN or an error, never CLEAN."""
+    await h.reach("FENCED")
+    peer = pb.Peer(site="elsewhere", role=pb.ROLE_ACTIVE, parameters=struct(h.config.unreachable_peer or {}))
+    try:
+        answer = await h.site.call("Assess", pb.AssessRequest(spec=h.spec(), active=peer), h.budget.transition_s)
+    except Refused:
+        return
+    expect(answer.verdict == pb.VERDICT_UNKNOWN, f"the verdict is {name_of(answer.verdict)}")
+    expect(bool(answer.message), "UNKNOWN comes without a message")
+
+
+@check("resync-assess-ten-times", "GD-RESYNC-006", capabilities=RESYNC, needs=WRITES)
+async def assess_ten_times(h: Harness) -> None:
+    """Assess ten times gives one verdict and changes nothing."""
+    await behind(h)
+    before = await h.status()
+    said = {(await h.assess()).verdict for _ in range(10)}
+    after = await h.status()
+    expect(said == {pb.VERDICT_BEHIND}, f"verdicts {sorted(map(name_of, said))}")
+    expect(facts(before) == facts(after), f"before {facts(before)}, after {facts(after)}")
+
+
+@check("resync-assess-keeps-divergent", "GD-RESYNC-006", capabilities=RESYNC, needs=(*WRITES, "hook:read"))
+async def assess_keeps(h: Harness) -> None:
+    """Assess leaves what diverged."""
+    await diverged(h)
+    before = await h.status()
+    await h.assess()
+    after = await h.status()
+    expect(facts(before) == facts(after), f"before {facts(before)}, after {facts(after)}")
+    await expect_verdict(h, pb.VERDICT_DIVERGED)
+    await _rebuild(h)
+
+
+async def _rebuild(h: Harness) -> str:
+    assert h.peer is not None
+    answer = await h.resync(h.site, h.peer, h.epoch, pb.RESYNC_STRATEGY_REBUILD)
+    return str(answer.archive)
+
+
+@check("resync-catches-up", "GD-RESYNC-007", capabilities=RESYNC, needs=WRITES)
+async def catches_up(h: Harness) -> None:
+    """After Resync of a site that was behind the verdict is CLEAN, and it can stand by."""
+    assert h.peer is not None
+    await behind(h)
+    await h.resync(h.site, h.peer, h.epoch)
+    await expect_verdict(h, pb.VERDICT_CLEAN)
+    await h.ensure("STANDBY", epoch=h.epoch, active=h.peer)
+
+
+@check("resync-rebuilds", "GD-RESYNC-007", capabilities=RESYNC, needs=WRITES)
+async def rebuilds(h: Harness) -> None:
+    """After Resync with REBUILD of a diverged site the verdict is CLEAN, and it can stand by."""
+    assert h.peer is not None
+    await diverged(h)
+    await _rebuild(h)
+    await expect_verdict(h, pb.VERDICT_CLEAN)
+    await h.ensure("STANDBY", epoch=h.epoch, active=h.peer)
+
+
+@check("resync-driver-chooses", "GD-RESYNC-007", "GD-RESYNC-008", capabilities=RESYNC, needs=WRITES)
+async def driver_chooses(h: Harness) -> None:
+    """Resync without a strategy brings a diverged site back too, with an archive."""
+    assert h.peer is not None
+    await diverged(h)
+    answer = await h.resync(h.site, h.peer, h.epoch)
+    expect(bool(answer.archive), "diverged data was removed and no archive named")
+    await expect_verdict(h, pb.VERDICT_CLEAN)
+
+
+@check("resync-archives", "GD-RESYNC-008", capabilities=RESYNC, needs=WRITES)
+async def archives(h: Harness) -> None:
+    """REBUILD of a diverged site says where its data went."""
+    await diverged(h)
+    archive = await _rebuild(h)
+    expect(bool(archive), "archive is empty")
+
+
+@check("resync-brings-data", "GD-RESYNC-007", capabilities=RESYNC, needs=(*WRITES, "hook:read"))
+async def brings_data(h: Harness) -> None:
+    """What the site lacked is there once it is promoted after Resync, and what diverged is not."""
+    assert h.peer is not None
+    only_here = await diverged(h)
+    missing = await h.write(h.peer)
+    await _rebuild(h)
+    await h.reach("ACTIVE")
+    expect(await h.has(missing), f"{missing} is missing after Resync")
+    expect(not await h.has(only_here), f"{only_here} is still there after a rebuild")
+
+
+@check("resync-refused-by-active", "GD-RESYNC-009", capabilities=RESYNC)
+async def refused_by_active(h: Harness) -> None:
+    """Resync of the active is refused, and it stays active."""
+    await h.reach("ACTIVE")
+    before = await h.status()
+    request = pb.ResyncRequest(spec=h.spec(), active=active_peer(h), epoch=h.epoch)
+    await h.refusal("Resync", request, FORBIDDEN)
+    after = await h.status()
+    expect(facts(before) == facts(after), f"before {facts(before)}, after {facts(after)}")
+
+
+@check("resync-ten-times", "GD-RESYNC-010", capabilities=RESYNC, needs=WRITES)
+async def ten_times(h: Harness) -> None:
+    """Resync ten times over completes each time and leaves the site CLEAN."""
+    assert h.peer is not None
+    await behind(h)
+    for _ in range(10):
+        await h.resync(h.site, h.peer, h.epoch)
+    await expect_verdict(h, pb.VERDICT_CLEAN)
+
+
+@check("resync-without-active", "GD-RESYNC-011", capabilities=RESYNC)
+async def without_active(h: Harness) -> None:
+    """Assess and Resync without the active's site are refused."""
+    await h.reach("FENCED")
+    await h.refusal("Assess", pb.AssessRequest(spec=h.spec()), INVALID)
+    await h.refusal("Resync", pb.ResyncRequest(spec=h.spec(), epoch=h.epoch), INVALID)
+
+
+@check("resync-unknown-strategy", "GD-RESYNC-011", capabilities=RESYNC)
+async def unknown_strategy(h: Harness) -> None:
+    """A strategy that the contract does not know is refused."""
+    await h.reach("FENCED")
+    request = pb.ResyncRequest(spec=h.spec(), active=active_peer(h), epoch=h.epoch)
+    request.strategy = 77  # type: ignore[assignment]
+    await h.refusal("Resync", request, INVALID)
+
+
+@check("resync-diverged-does-not-follow", "GD-RESYNC-012", capabilities=RESYNC, needs=WRITES)
+async def does_not_follow(h: Harness) -> None:
+    """STANDBY of a diverged site is refused or not completed, and its data is still there."""
+    assert h.peer is not None
+    await diverged(h)
+    before = (await h.assess()).divergent
+    try:
+        answer = await h.site.call("EnsureRole", h.request("STANDBY", h.epoch, active=h.peer))
+        expect(not answer.progress.completed, "STANDBY was completed")
+    except Refused as refused:
+        expect(refused.code in (FORBIDDEN, grpc.StatusCode.DEADLINE_EXCEEDED), str(refused))
+    await h.ensure("FENCED", epoch=h.epoch)
+    after = (await h.assess()).divergent
+    expect(before == after, f"only here was {before!r}, and is now {after!r}")
+    await _rebuild(h)
+
+
+@check("resync-follow-of-diverged", "GD-RESYNC-013", capabilities=RESYNC, needs=WRITES)
+async def follow_of_diverged(h: Harness) -> None:
+    """FOLLOW of a diverged site is refused or not completed, and removes nothing."""
+    assert h.peer is not None
+    await diverged(h)
+    request = pb.ResyncRequest(
+        spec=h.spec(), active=h.peer_message(h.peer, "ACTIVE"), strategy=pb.RESYNC_STRATEGY_FOLLOW, epoch=h.epoch
+    )
+    try:
+        answer = await h.site.call("Resync", request, h.budget.transition_s)
+        if answer.progress.completed:
+            raise Violation("FOLLOW of a diverged site was completed")
+    except Refused as refused:
+        expect(refused.code is FORBIDDEN, str(refused))
+    await expect_verdict(h, pb.VERDICT_DIVERGED)
+    await _rebuild(h)

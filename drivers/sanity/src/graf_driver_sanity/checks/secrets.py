@@ -1,0 +1,66 @@
+"""Secrets never show. These run last: they look at everything that the driver said during the run."""
+
+from __future__ import annotations
+
+from graf_driver_sdk.v1 import driver_pb2 as pb
+
+from graf_driver_sanity.checks.common import CALLS, request_of, whatever
+from graf_driver_sanity.harness import Harness
+from graf_driver_sanity.registry import CannotCheck, check, expect
+
+SECRETS = ("secrets",)
+
+
+def hidden(h: Harness, texts: list[str], where: str) -> None:
+    """No secret is in any of the texts."""
+    for secret in h.config.secrets:
+        for text in texts:
+            at = text.find(secret)
+            around = text[max(0, at - 60) : at].strip()
+            expect(at < 0, f"a secret of {len(secret)} characters is in {where}, after: {around!r}")
+
+
+@check("secret-in-errors", "GD-SECRET-001", needs=SECRETS)
+async def in_errors(h: Harness) -> None:
+    """Calls that are refused do not tell a secret of their parameters."""
+    await h.reach("FENCED")
+    before = len(h.site.said)
+    for call, needed in CALLS.items():
+        if set(needed) <= h.capabilities:
+            await whatever(h, call, request_of(h, call, 0))
+            await whatever(h, call, request_of(h, call, max(0, h.epoch - 1)))
+    hidden(h, h.site.said[before:], "an answer")
+
+
+@check("secret-in-problems", "GD-SECRET-001", needs=SECRETS)
+async def in_problems(h: Harness) -> None:
+    """Parameters that hold a secret in the wrong place do not show it in the problems."""
+    before = len(h.site.said)
+    for secret in h.config.secrets:
+        for name in h.config.site.parameters:
+            spec = h.spec()
+            spec.parameters.update({name: {"password": secret}})
+            await whatever(h, "Validate", pb.ValidateRequest(spec=spec))
+            request = h.request("FENCED", h.epoch)
+            request.spec.CopyFrom(spec)
+            await whatever(h, "EnsureRole", request)
+    hidden(h, h.site.said[before:], "a problem")
+
+
+@check("secret-in-status", "GD-SECRET-001", needs=SECRETS)
+async def in_status(h: Harness) -> None:
+    """The status in each role shows no secret, nor did any answer of this run."""
+    for role in ("FENCED", "ACTIVE", "INVALIDATED"):
+        await h.reach(role)
+        await h.status()
+    hidden(h, h.site.said, "an answer of this run")
+
+
+@check("secret-in-log", "GD-SECRET-002", needs=(*SECRETS, "process"))
+async def in_log(h: Harness) -> None:
+    """The driver's output of the whole run shows no secret."""
+    assert h.site.launcher is not None
+    log = h.site.launcher.log()
+    if not log:
+        raise CannotCheck("the driver wrote nothing to its output")
+    hidden(h, [log], "the driver's output")

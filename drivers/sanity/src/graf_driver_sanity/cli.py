@@ -1,0 +1,87 @@
+"""`graf-driver-sanity`: checks a driver from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graf_driver_sanity.config import Config, ConfigError, Side, load
+from graf_driver_sanity.registry import all_checks
+from graf_driver_sanity.runner import Report, run
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def check(
+    config: Annotated[Path | None, typer.Option(help="YAML or Python file; see docs/how-to/check-a-driver.md.")] = None,
+    endpoint: Annotated[str, typer.Option(help="A running driver: unix:/path or host:port.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Only this check or area; may be repeated.")] = None,
+    list_checks: Annotated[bool, typer.Option("--list", help="List the checks and end.")] = False,
+) -> None:
+    """Checks whether a driver keeps the contract graf.driver.v1. Status 0: it does; 1: it does not; 2: not run."""
+    if list_checks:
+        for one in all_checks():
+            typer.echo(f"{one.id}  {', '.join(one.requirements)}  {one.sentence}")
+        return
+    try:
+        wanted = _configuration(config, endpoint)
+    except ConfigError as error:
+        typer.echo(f"graf-driver-sanity: {error}", err=True)
+        raise typer.Exit(2) from None
+
+    def told(identity: str, outcome: str) -> None:
+        if not as_json:
+            typer.echo(f"{identity:48} {outcome}")
+
+    try:
+        report = asyncio.run(_until_told_to_stop(run(wanted, only or (), told)))
+    except asyncio.CancelledError:
+        typer.echo("graf-driver-sanity: stopped half-way; what it had started was ended", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(json.dumps(report.as_json(), indent=2) if as_json else _words(report))
+    raise typer.Exit(1 if report.failures else 0)
+
+
+async def _until_told_to_stop(work: Coroutine[Any, Any, Report]) -> Report:
+    """SIGTERM and SIGINT end the run as its end does: no driver is left behind."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
+
+
+def _configuration(path: Path | None, endpoint: str) -> Config:
+    if path is not None:
+        return load(path, endpoint)
+    if not endpoint:
+        raise ConfigError("neither --config nor --endpoint was given; say which driver to check")
+    return Config(site=Side("east", endpoint))
+
+
+def _words(report: Report) -> str:
+    lines = [
+        f"{failure.id} broke {failure.requirement}\n  seen: {failure.seen}\n  do:   {failure.fix}"
+        for failure in report.failures
+    ]
+    lines.append(
+        f"{report.driver}: {report.checks} checks, {len(report.passed)} passed, {len(report.failures)} failed, "
+        f"{len(report.skipped)} skipped"
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""pytest plugin: `pytest --graf-driver-sanity FILE` makes one test of each check.
+
+A Python configuration can also be run inside a test of one's own: `report = await run(config)`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from graf_driver_sanity.runner import Report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option."""
+    parser.addoption("--graf-driver-sanity", metavar="FILE", help="check the driver of this configuration")
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Reads the configuration early, so that a mistake in it is told before the tests."""
+    name = session.config.getoption("--graf-driver-sanity")
+    if name:
+        from graf_driver_sanity.config import ConfigError, load
+
+        try:
+            session.config.stash[_KEY] = load(Path(name))
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Adds the checks to what was collected."""
+    wanted = config.stash.get(_KEY, None)
+    if wanted is None:
+        return
+    from graf_driver_sanity.registry import all_checks
+
+    run = _Run(wanted)
+    items.extend(_Item.from_parent(session, name=one.id, run=run) for one in all_checks())
+
+
+class _Run:
+    """The one run behind all tests."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._report: Report | None = None
+
+    def report(self) -> Report:
+        """The report; made at the first call."""
+        from graf_driver_sanity.runner import run_sync
+
+        if self._report is None:
+            self._report = run_sync(self._config)
+        return self._report
+
+
+class _Item(pytest.Item):
+    """One check."""
+
+    def __init__(self, *, run: _Run, **more: Any) -> None:
+        super().__init__(**more)
+        self._run = run
+
+    def runtest(self) -> None:
+        """Takes the check's outcome from the report."""
+        report = self._run.report()
+        for skip in report.skipped:
+            if skip.id == self.name:
+                pytest.skip(skip.reason)
+        for failure in report.failures:
+            if failure.id in (self.name, "start"):
+                raise _BrokenError(f"{failure.requirement}\nseen: {failure.seen}\ndo:   {failure.fix}")
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
+        """The finding, without a traceback of the kit."""
+        return str(excinfo.value)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Where pytest says that it is from."""
+        return Path(__file__), 0, f"graf-driver-sanity: {self.name}"
+
+
+class _BrokenError(Exception):
+    """A requirement was broken."""
+
+
+_KEY: pytest.StashKey[Any] = pytest.StashKey()

@@ -1,0 +1,154 @@
+"""Runs the checks, one after the other, and reports."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from graf_driver_sanity.config import Config
+from graf_driver_sanity.harness import Harness, Refused
+from graf_driver_sanity.registry import CannotCheck, Check, Violation, all_checks
+from graf_driver_sanity.requirements import REQUIREMENTS
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A broken requirement: which check, what it proves, what was seen, what to do."""
+
+    id: str
+    requirement: str
+    seen: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A check that was not run, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Report:
+    """The outcome of a run."""
+
+    driver: str
+    version: str = ""
+    passed: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def checks(self) -> int:
+        """How many there are."""
+        return len(self.passed) + len(self.failures) + len(self.skipped)
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "driver": self.driver,
+            "version": self.version,
+            "checks": self.checks,
+            "passed": len(self.passed),
+            "failed": len(self.failures),
+            "skipped": [asdict(skip) for skip in self.skipped],
+            "failures": [asdict(failure) for failure in self.failures],
+        }
+
+
+def reason_to_skip(one: Check, harness: Harness) -> str:
+    """Why a check cannot be run with this driver and configuration; "" when it can."""
+    config = harness.config
+    if one.id in config.skip:
+        return f"configuration: {config.skip[one.id]}"
+    missing = sorted(capability.name for capability in one.capabilities - harness.capabilities)
+    if missing:
+        return f"the driver does not declare {', '.join(missing)}"
+    has = {
+        "process": config.site.startable,
+        "peer": config.peer is not None,
+        "invalid": bool(config.invalid),
+        "secrets": bool(config.secrets),
+        "unreachable": config.unreachable_peer is not None,
+    }
+    words = {
+        "process": "the driver was not started by the kit: configure site.command",
+        "peer": "there is no second driver: configure peer",
+        "invalid": "no bad parameters are known: configure invalid",
+        "secrets": "no secrets are known: configure secrets",
+        "unreachable": "no parameters of a peer that is out of reach are known: configure unreachable_peer",
+    }
+    for need in one.needs:
+        if need.startswith("hook:") and need.removeprefix("hook:") not in config.hooks:
+            return f"there is no hook: configure hooks.{need.removeprefix('hook:')}"
+        if need in has and not has[need]:
+            return words[need]
+    return ""
+
+
+async def run(
+    config: Config, only: Collection[str] = (), told: Callable[[str, str], None] = lambda identity, outcome: None
+) -> Report:
+    """Runs all checks, or those whose id (or area) is in `only`.
+
+    Args:
+        config: the driver.
+        only: ids, or their first word ("epoch").
+        told: called with each check's id and its outcome.
+    """
+    report = Report(config.name)
+    chosen = [one for one in all_checks() if not only or one.id in only or one.id.partition("-")[0] in only]
+    harness = Harness(config)
+    try:
+        try:
+            await harness.open()
+        except (Violation, Refused, OSError) as error:
+            report.failures.append(
+                Failure("start", "GD-INFO-001", str(error), "start the command by hand and look at its output")
+            )
+            return report
+        for one in chosen:
+            began = time.monotonic()
+            outcome = await _run_one(one, harness, report)
+            report.seconds[one.id] = round(time.monotonic() - began, 3)
+            told(one.id, outcome)
+    finally:
+        await harness.close()
+    return report
+
+
+async def _run_one(one: Check, harness: Harness, report: Report) -> str:
+    reason = reason_to_skip(one, harness)
+    if reason:
+        report.skipped.append(Skip(one.id, reason))
+        return f"skipped: {reason}"
+    seen = ""
+    limit_s = harness.budget.transition_s * 6 + harness.budget.start_s * 2 + 30
+    try:
+        async with asyncio.timeout(limit_s):
+            await harness.recover()
+            await one.body(harness)
+    except CannotCheck as cannot:
+        report.skipped.append(Skip(one.id, str(cannot)))
+        return f"skipped: {cannot}"
+    except (Violation, Refused) as error:
+        seen = str(error)
+    except TimeoutError:
+        seen = f"the check did not end within {limit_s:g} s"
+    if not seen:
+        report.passed.append(one.id)
+        return "passed"
+    names = ", ".join(one.requirements)
+    failure = Failure(one.id, names, seen, " ".join(REQUIREMENTS[name].fix for name in one.requirements))
+    report.failures.append(failure)
+    return f"failed: {seen}"
+
+
+def run_sync(config: Config, only: Collection[str] = ()) -> Report:
+    """As `run`, for callers without an event loop."""
+    return asyncio.run(run(config, only))

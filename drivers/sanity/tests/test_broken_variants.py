@@ -1,0 +1,87 @@
+"""Each broken variant fails the check that is named for it, and the untouched fake passes all of these."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graf_driver_fake.backend import read_writes
+from graf_driver_fake.driver import FakeDriver
+from graf_driver_sanity import Config, run
+from graf_driver_sanity.config import Budget, Invalid, Side
+from graf_driver_sanity.launch import InProcess
+
+sys.path.insert(0, str(Path(__file__).parent))
+from broken import LIMITS, VARIANTS, Variant
+
+PASSWORD = "correct-horse-battery"
+# A variant may fail late, never by being slow: these only bound how long something is waited for in vain.
+QUICK = Budget(transition_s=1.0, call_s=2.0, status_s=1.0, short_lease_s=0.3)
+
+
+def configuration(folder: Path, variant: Variant | None = None, budget: Budget = QUICK) -> Config:
+    """The fake in this process, at two sites."""
+    variant = variant or Variant("untouched", "")
+    for name in ("east", "west"):
+        (folder / name).mkdir()
+    launchers = {
+        "east": InProcess(variant.driver, variant.guard, variant.limits, variant.tweak),
+        "west": InProcess(FakeDriver, limits=LIMITS),
+    }
+
+    def write(site: str, value: str) -> None:
+        driver = launchers[site].driver
+        assert isinstance(driver, FakeDriver)
+        components = [component for key, component in driver._components.items() if key.component == "thing"]
+        if not components or not components[0].write(value):
+            raise PermissionError(f"{value} was refused")
+
+    def read(site: str, value: str) -> str:
+        return " ".join(read_writes(folder / site) or [])
+
+    def wipe(site: str, value: str) -> None:
+        (folder / site / "writes.json").unlink(missing_ok=True)
+
+    parameters: dict[str, Any] = {"dataDir": str(folder / "east"), "password": PASSWORD, **variant.parameters}
+    return Config(
+        name=variant.name,
+        site=Side("east", parameters=parameters, launcher=launchers["east"]),
+        peer=Side("west", parameters={"dataDir": str(folder / "west")}, launcher=launchers["west"]),
+        unreachable_peer={"dataDir": str(folder / "nowhere")},
+        invalid=(
+            Invalid("dataDir", {"dataDir": "not/absolute"}),
+            Invalid("promoteMs", {"promoteMs": "soon"}),
+            Invalid("colour", {"colour": "red"}),
+        ),
+        secrets=(PASSWORD,),
+        hooks={"write": write, "read": read, "wipe": wipe},
+        budget=budget,
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=[variant.name.replace(" ", "-") for variant in VARIANTS])
+async def test_a_broken_variant_fails_the_check_that_is_named_for_it(
+    variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variant.patches.items():
+        monkeypatch.setattr(name, value)
+    report = await run(configuration(tmp_path, variant), only={variant.check})
+    assert [failure.id for failure in report.failures] == [variant.check], report
+    assert report.failures[0].seen
+    assert report.failures[0].fix
+
+
+@pytest.mark.timeout(300)
+async def test_the_untouched_fake_passes_all_of_these_checks(tmp_path: Path) -> None:
+    named = {variant.check for variant in VARIANTS}
+    report = await run(configuration(tmp_path, budget=Budget(short_lease_s=0.5)), only=named)
+    assert report.failures == []
+    # The fake declares everything, so nothing that is undeclared can be refused.
+    assert {skip.id for skip in report.skipped} == {"identity-undeclared-quiesce"}
+
+
+def test_there_are_at_least_forty_variants() -> None:
+    assert len(VARIANTS) >= 40
+    assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)

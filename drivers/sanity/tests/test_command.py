@@ -1,0 +1,69 @@
+"""The command line: its configuration's mistakes are told in words, and a stop leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from graf_driver_sanity.config import ConfigError, load
+
+COMMAND = (sys.executable, "-m", "graf_driver_sanity.cli")
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Path:
+    (tmp_path / "east").mkdir()
+    path = tmp_path / "sanity.yaml"
+    path.write_text(
+        'name: fake\nsite:\n  name: east\n  command: ["${PYTHON}", -m, graf_driver_fake.main]\n'
+        '  parameters: {dataDir: "${DIR}/east"}\n'
+    )
+    return path
+
+
+def test_json_has_the_counts_and_every_skip_has_a_reason(configuration: Path) -> None:
+    arguments = ("--config", str(configuration), "--json", "--only", "identity", "--only", "resync-verdict-clean")
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["failed"] == 0
+    assert report["checks"] == report["passed"] + len(report["skipped"])
+    assert {"id": "resync-verdict-clean", "reason": "there is no second driver: configure peer"} in report["skipped"]
+    assert all(skip["reason"] for skip in report["skipped"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("site: {name: east}", "neither `endpoint` nor `command`"),
+        ("colour: red", "colour is not known"),
+        ("site: {name: east, command: run it}", "`command` is a text"),
+        ("site: {name: '${NOBODY_SETS_THIS}'}", "NOBODY_SETS_THIS"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_told_in_words(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "sanity.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load(path)
+
+
+def test_a_run_that_is_stopped_leaves_no_driver_behind(configuration: Path) -> None:
+    process = subprocess.Popen([*COMMAND, "--config", str(configuration)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "passed" in process.stdout.readline()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 2
+    ends = time.monotonic() + 20
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < ends, f"{children} are left, {os.getpid()}"
+        time.sleep(0.05)

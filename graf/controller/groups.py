@@ -1,0 +1,92 @@
+"""From a GroupAssignment, as the manager sends it, to what the core and the drivers need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graf.api.timing import MILLISECOND_NS, Timing
+from graf.api.values import Stage, VoterList
+from graf.core.view import ComponentConfig, GroupConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from graf.crd.assignment import AssignedComponent, GroupAssignmentSpec
+    from graf.crd.driverclass import DriverClass
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentWiring:
+    """How to reach and parametrise one component; not part of any decision."""
+
+    name: str
+    driver_class: str
+    parameters: Mapping[str, Any]
+    peers: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One group at this site."""
+
+    config: GroupConfig
+    endpoints: Mapping[str, str]
+    wiring: Mapping[str, ComponentWiring]
+
+
+def assignment_of(spec: GroupAssignmentSpec, classes: Mapping[str, DriverClass]) -> Assignment:
+    """Translates one assignment.
+
+    Raises:
+        ValueError: a DriverClass is missing, or the timing breaks `heartbeat * 4 <= ttl`.
+    """
+    components = []
+    for component in spec.components:
+        driver_class = classes.get(component.driver_class)
+        if driver_class is None:
+            raise ValueError(
+                f"component {component.name} of group {spec.group} wants DriverClass {component.driver_class}, "
+                f"which this site has not been given; commit it under driverclasses/"
+            )
+        capabilities = driver_class.spec.required_capabilities
+        components.append(
+            ComponentConfig(
+                name=component.name,
+                stage=Stage(component.stage),
+                depends_on=tuple(component.depends_on),
+                synchronous="SYNCHRONOUS" in capabilities,
+                gate="GATE" in capabilities,
+                copied=component.stage == "data"
+                and "SYNCHRONOUS" not in capabilities
+                and {"POSITION", "RESYNC"} <= set(capabilities),
+            )
+        )
+    members = spec.voters.members
+    config = GroupConfig(
+        group=spec.group,
+        site=spec.site,
+        sites=tuple(member.name for member in members if member.kind == "Site"),
+        voters=VoterList(spec.voters.version, spec.voters.names, frozenset(spec.voters.readmit)),
+        timing=Timing(
+            spec.timing.heartbeat_ms * MILLISECOND_NS, spec.timing.ttl_ms * MILLISECOND_NS, spec.timing.drift_ppm
+        ),
+        lossless=spec.lossless,
+        automatic=spec.failover_mode == "Automatic",
+        initial_site=spec.initial_site,
+        components=tuple(components),
+    )
+    return Assignment(
+        config=config,
+        endpoints={member.name: member.endpoint for member in members if member.name != spec.site},
+        wiring={component.name: _wiring(component) for component in spec.components},
+    )
+
+
+def _wiring(component: AssignedComponent) -> ComponentWiring:
+    return ComponentWiring(
+        name=component.name,
+        driver_class=component.driver_class,
+        parameters=component.parameters,
+        peers={peer.site: peer.parameters for peer in component.peers},
+    )

@@ -1,0 +1,118 @@
+"""What the Pod of a driver tells about it: ready, or the reason why not. Pure, from the facts that kubelet writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graf.controller.rendering import CLASS_LABEL, REVISION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+IMAGE_REASONS = frozenset(
+    {
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+START_REASONS = frozenset({"CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun"})
+COMMAND_WORDS = ("executable file not found", "no such file or directory", "permission denied", "exec format error")
+# Exit status of a shell whose command cannot be run, or is not there (POSIX 2.8.2).
+COMMAND_CODES = frozenset({126, 127})
+LONGEST_MESSAGE = 400
+CRASHES = 2
+
+IMAGE_MISSING, COMMAND_MISSING, CRASH_LOOP = "ImageMissing", "CommandMissing", "CrashLoop"
+# A revision with one of these cannot become ready by waiting.
+HOPELESS = frozenset(
+    {IMAGE_MISSING, COMMAND_MISSING, CRASH_LOOP, "ConfigurationMissing", "NotStarted", "Unschedulable"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """The driver's newest Pod.
+
+    Attributes:
+        revision: of the template it was made from; empty without a Pod.
+        ready: whether kubelet calls it ready.
+        reason: why not, in CamelCase; empty when ready.
+        message: the reason for people.
+    """
+
+    revision: str = ""
+    ready: bool = False
+    reason: str = "NoPod"
+    message: str = "no Pod of it has been made yet"
+
+
+def facts(pods: Iterable[dict[str, Any]]) -> dict[str, PodFacts]:
+    """Driver class -> facts of its newest Pod that is not being deleted; classes without a Pod are left out."""
+    newest: dict[str, dict[str, Any]] = {}
+    for pod in sorted(pods, key=lambda item: str(item["metadata"].get("creationTimestamp", ""))):
+        name = pod["metadata"].get("labels", {}).get(CLASS_LABEL)
+        if name and "deletionTimestamp" not in pod["metadata"]:
+            newest[name] = pod
+    return {name: facts_of(pod) for name, pod in newest.items()}
+
+
+def facts_of(pod: dict[str, Any]) -> PodFacts:
+    """Facts of one Pod."""
+    revision = pod["metadata"].get("annotations", {}).get(REVISION, "")
+    status = pod.get("status", {})
+    conditions = {item["type"]: item for item in status.get("conditions", [])}
+    if conditions.get("Ready", {}).get("status") == "True":
+        return PodFacts(revision, ready=True, reason="", message="")
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        if found := _trouble(container):
+            return PodFacts(revision, False, found[0], f"container {container['name']}: {found[1]}"[:LONGEST_MESSAGE])
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        return PodFacts(revision, False, "Unschedulable", str(scheduled.get("message", ""))[:LONGEST_MESSAGE])
+    if status.get("phase") == "Failed":
+        message = f"{status.get('reason', '')} {status.get('message', '')}".strip()
+        return PodFacts(revision, False, "PodFailed", message[:LONGEST_MESSAGE])
+    return PodFacts(revision, False, "Starting", "the Pod is not ready yet")
+
+
+def _trouble(container: dict[str, Any]) -> tuple[str, str] | None:
+    state = container.get("state", {})
+    waiting = state.get("waiting", {})
+    reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
+    image = container.get("image", "")
+    if reason in IMAGE_REASONS:
+        return IMAGE_MISSING, f"the image {image} cannot be had ({reason}): {message or 'no details'}"
+    if reason == "CreateContainerConfigError":
+        return "ConfigurationMissing", message or "a Secret or ConfigMap that the template names is missing"
+    ended = state.get("terminated") or container.get("lastState", {}).get("terminated") or {}
+    if reason in START_REASONS:
+        return _not_started(reason, message)
+    if ended and (reason == "CrashLoopBackOff" or "terminated" in state):
+        return _crashed(container, ended)
+    return None
+
+
+def _not_started(reason: str, message: str) -> tuple[str, str]:
+    if any(word in message for word in COMMAND_WORDS):
+        return COMMAND_MISSING, f"its command cannot be run ({reason}): {message}"
+    return "NotStarted", f"{reason}: {message or 'no details'}"
+
+
+def _crashed(container: dict[str, Any], ended: dict[str, Any]) -> tuple[str, str]:
+    why, code = str(ended.get("reason", "")), ended.get("exitCode", 0)
+    said = str(ended.get("message", "")).strip()
+    if why in START_REASONS and any(word in said for word in COMMAND_WORDS):
+        return COMMAND_MISSING, f"its command cannot be run ({why}): {said}"
+    if code in COMMAND_CODES:
+        return COMMAND_MISSING, f"its command cannot be run (exit status {code}): {said or 'it said nothing'}"
+    count = container.get("restartCount", 0)
+    last = f"; it said last: {said[-LONGEST_MESSAGE // 2 :]}" if said else "; it said nothing"
+    # One crash may have a reason outside, such as the end of the driver before; kubelet starts it again.
+    reason = CRASH_LOOP if count >= CRASHES else "Restarting"
+    return reason, f"it ended with status {code} ({why or 'no reason'}) and was restarted {count} times{last}"

@@ -1,0 +1,133 @@
+"""The way back: a site that is not Active gets its verdict, catches up and follows the active one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from graf.api.values import Reason, Role, Stage, Verdict
+from graf.controller.calls import CallFailedError
+from graf.controller.components import Component, Wanted
+from graf.shell.logs import event
+
+if TYPE_CHECKING:
+    from graf.controller.agent import GroupAgent
+
+LOG = logging.getLogger("graf.returning")
+
+ASSESS_TIMEOUT_S = 5.0
+RESYNC_TIMEOUT_S = 600.0
+SETTLE_TIMEOUT_S = 60.0
+RETRY_S = 0.3
+
+
+async def follow(agent: GroupAgent, active: str, epoch: int) -> None:
+    """Makes this site Standby of `active`. Begins again from the verdict whenever a step fails; ends when it follows.
+
+    Until every data component has its verdict and is resynced the site is Invalidated and serves nothing.
+    """
+    for component in agent.components.values():
+        if not component.config.holds_data:
+            component.want(Wanted(Role.STANDBY, epoch, active))
+    verdicts: dict[str, Verdict] = {}
+    while True:
+        try:
+            for component in agent.components.values():
+                if component.config.holds_data and component.config.stage is Stage.DATA:
+                    verdicts[component.name] = await _bring_back(agent, component, active, epoch)
+            break
+        except CallFailedError as error:
+            event(LOG, "return delayed", logging.WARNING, group=agent.config.group, cause=str(error))
+            await asyncio.sleep(RETRY_S)
+    agent.role = Role.STANDBY
+    agent.verdict = worst(verdicts).value
+    agent.records.add(
+        agent.config.group,
+        epoch,
+        "Event",
+        "Return",
+        tuple(Reason("Verdict", f"{name} was {verdict.value}") for name, verdict in verdicts.items()),
+        from_site=agent.site,
+        to_site=active,
+        message=f"{agent.site} follows {active}, its data was {agent.verdict}",
+    )
+    agent.tell_peers()
+    agent.wake()
+    await _stay_behind(agent, active, epoch)
+
+
+async def keep_following(agent: GroupAgent, active: str, epoch: int) -> None:
+    """Goes on as Standby of a site that went on to another epoch without a break; only the epoch is told."""
+    for component in agent.components.values():
+        component.want(Wanted(Role.STANDBY, epoch, active))
+    await _stay_behind(agent, active, epoch)
+
+
+def worst(verdicts: dict[str, Verdict]) -> Verdict:
+    """The verdict of a site is the worst of its data components'."""
+    order = (Verdict.CLEAN, Verdict.EMPTY, Verdict.BEHIND, Verdict.DIVERGED, Verdict.UNKNOWN)
+    return max(verdicts.values(), key=order.index, default=Verdict.CLEAN)
+
+
+async def _bring_back(agent: GroupAgent, component: Component, active: str, epoch: int) -> Verdict:
+    component.want(Wanted(Role.INVALIDATED, epoch, active))
+    if not await component.until_settled(SETTLE_TIMEOUT_S):
+        raise _not_settled(component, Role.INVALIDATED)
+    told = ""
+    while True:
+        verdict, answer = await component.assess(active, ASSESS_TIMEOUT_S)
+        if verdict is not Verdict.UNKNOWN:
+            break
+        if answer.message != told:
+            told = answer.message
+            event(LOG, "verdict unknown, holding", group=agent.config.group, cause=told)
+        await asyncio.sleep(RETRY_S)
+        # A driver may wait with the start of its server until the active one is seen to serve.
+        component.ask_again()
+    event(
+        LOG,
+        "verdict",
+        group=agent.config.group,
+        component=component.name,
+        verdict=verdict.value,
+        local=answer.local_position,
+        active=answer.active_position,
+        divergent=answer.divergent,
+    )
+    if verdict is not Verdict.CLEAN:
+        rebuild = verdict is Verdict.DIVERGED
+        archive = await component.resync(active, epoch, rebuild=rebuild, timeout_s=RESYNC_TIMEOUT_S)
+        if rebuild:
+            agent.records.add(
+                agent.config.group,
+                epoch,
+                "Event",
+                "Resync",
+                (Reason("Diverged", f"{component.name} had {answer.divergent}; archived at {archive}"),),
+                from_site=agent.site,
+                message=f"{component.name} at {agent.site} had diverged: archived and rebuilt from {active}",
+                evidence_json="",
+            )
+    component.want(Wanted(Role.STANDBY, epoch, active))
+    if not await component.until_settled(SETTLE_TIMEOUT_S):
+        raise _not_settled(component, Role.STANDBY)
+    return verdict
+
+
+async def _stay_behind(agent: GroupAgent, active: str, epoch: int) -> None:
+    """A standby whose data turns out to have diverged later on starts over."""
+    while True:
+        await asyncio.sleep(RETRY_S)
+        if any(c.needs_resync for c in agent.components.values() if c.config.holds_data):
+            agent.role = Role.INVALIDATED
+            agent.tell_peers()
+            await follow(agent, active, epoch)
+            return
+
+
+def _not_settled(component: Component, role: Role) -> CallFailedError:
+    import grpc
+
+    detail = component.last_error or "no answer"
+    return CallFailedError(component.name, f"EnsureRole({role.value})", grpc.StatusCode.DEADLINE_EXCEEDED, detail)

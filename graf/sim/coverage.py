@@ -1,0 +1,69 @@
+"""What a campaign must have reached: every fault, every rule, every answer and branch that can come up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from graf.core.contender import CONTENDER_RULES
+from graf.core.holder import HOLDER_RULES
+from graf.core.planning import FAILBACK_RULES, PRECHECK_RULES
+from graf.core.voter import CAMPAIGN_RULES
+from graf.sim.settings import FAULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Reasons for which a site does something or holds; one rule may give several.
+REASONS = (
+    "AcceptingWithoutLease", "ActiveElsewhere", "AwaitingBootstrap", "AwaitingVoters", "BackOff", "Bootstrap",
+    "ChangeVoters", "Contending", "DataComponentLost", "DataLostBeforePromotion", "DataNotPromotable", "DriverUnknown",
+    "HandingOver", "HolderMayLive", "HolderSilent", "JoinFailed", "LeaseEnding", "LocalRestart", "LocalStall",
+    "ManualFailover", "MemberCaughtUp", "MemberJoining", "MemberLost", "MemberReturns", "MemberSuspected", "NewHolder",
+    "NoMajorityVisible", "NoThirdVoter", "NotInSynchronousSet", "RecordLost", "RegainVoters", "Released",
+    "RestartSilence", "Resume", "Serving", "SettlingVoters", "StandbyCanTakeOver", "SuccessorGoesFirst",
+    "VoterChangeWaits",
+)  # fmt: skip
+ACTIONS = (
+    "Contend", "Fence", "Follow", "HandOver", "Join", "ProposeSet", "SettleVoters", "StopJoining",
+)  # fmt: skip
+REFUSALS = (
+    "Campaign EpochNotHigher", "Campaign HolderMayLive", "Campaign NoRecord", "Campaign NotInSynchronousSet",
+    "Campaign OtherVoterList", "Campaign RestartSilence", "SetUpdate PromisedOther", "SetUpdate NoRecord",
+    "Settle PromisedOther",
+)  # fmt: skip
+OTHER = (
+    "contest lost", "crashed after the disk, before the answer", "crashed before the disk", "death missed",
+    "failback", "gate unknown", "grant", "loud release", "operation Failed", "operation Refused",
+    "operation RolledBack", "operation Succeeded", "push conflict", "record queued", "stale epoch refused",
+    "stale read of Git", "switchover refused AlreadyActive", "switchover refused NotActive",
+    "switchover refused NotInSynchronousSet", "switchover refused NotStandby", "switchover refused PeerUnreachable",
+    "switchover released", "switchover rolled back", "takeover", "takeover planned", "unprotected acknowledgement",
+    "verdict Behind", "verdict Clean", "verdict Diverged", "verdict Empty", "verdict Unknown", "voter admitted anew",
+    "voters settled", "win", "win joint",
+)  # fmt: skip
+
+# What this world cannot come to, and where it is tested instead.
+EXEMPT = {
+    "rule only-voters-contend": "the API keeps every site among the voters: tests/core/test_decide.py",
+    "plan target-is-a-site": "the API refuses such an operation before: tests/core/test_planning.py",
+    "plan not-tried-too-often": "five failed failbacks of an epoch take longer than a run: tests/core/test_planning.py",
+}
+
+
+def expected() -> tuple[str, ...]:
+    """Everything that a campaign must reach, as the keys of its counts."""
+    keys = (
+        *(f"fault {name}" for name in FAULTS),
+        *(f"rule {name}" for name, _rule in (*HOLDER_RULES, *CONTENDER_RULES, *CAMPAIGN_RULES)),
+        *(f"plan {name}" for name, _rule in (*FAILBACK_RULES, *PRECHECK_RULES)),
+        *(f"reason {name}" for name in REASONS),
+        *(f"action {name}" for name in ACTIONS),
+        *(f"refusal {name}" for name in REFUSALS),
+        *OTHER,
+    )
+    return tuple(dict.fromkeys(key for key in keys if key not in EXEMPT))
+
+
+def unreached(counts: Mapping[str, int]) -> list[str]:
+    """What of `expected` a campaign has not come to."""
+    return [key for key in expected() if not counts.get(key)]

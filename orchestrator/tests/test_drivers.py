@@ -1,0 +1,57 @@
+"""What the manager tells of a driver class from the sites' reports, and which site an upgrade waits for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graf_orchestrator.drivers import driver_class_status, waits_for
+from graf_orchestrator.memory import GroupMemory
+from graf_orchestrator.state import SiteLink
+
+from graf.api.recorded import Recorded
+from graf.crd.assignment import GroupAssignment
+from graf.crd.driverclass import DriverClass
+from graf.shell.proto import manager_pb2 as pb
+
+
+def link(heard_s: float = 100.0, **report: Any) -> SiteLink:
+    fields = {"driver_class": "db", "ready": True, "revision": "r", "wanted_revision": "r", "generation": 2, **report}
+    return SiteLink(connected=True, heard_s=heard_s, report=pb.SiteReport(drivers=[pb.DriverReport(**fields)]))
+
+
+def test_ready_counts_the_sites_and_names_the_first_reason() -> None:
+    west = link(ready=False, reason="ImageMissing", message="no such image")
+    status, condition = driver_class_status("db", 2, {"east": link(), "west": west}, 100.0)
+    assert (status["ready"], status["reason"]) == ("1/2", "west: ImageMissing")
+    assert (condition.status, condition.reason) == ("False", "ImageMissing")
+    assert "no such image" in condition.message
+
+
+def test_a_site_that_is_silent_or_has_an_older_class_is_not_ready() -> None:
+    links = {"east": link(heard_s=0.0), "west": link(generation=1)}
+    status, condition = driver_class_status("db", 2, links, 100.0)
+    assert [item["reason"] for item in status["sites"]] == ["SiteSilent", "NotTaken"]
+    assert condition.status == "False"
+    assert driver_class_status("db", 2, {"east": link(heard_s=0.0)}, 100.0)[1].status == "Unknown"
+    assert driver_class_status("db", 2, {}, 100.0)[1].status == "Unknown"
+
+
+def wait(upgrade: str, site: str, west: SiteLink | None) -> str:
+    driver_class = DriverClass.model_validate(
+        {"metadata": {"name": "db", "generation": 2}, "spec": {"driver": "d", "template": {}, "upgrade": upgrade}}
+    )
+    component: Any = type("C", (), {"driver_class": "db"})
+    compiled: Any = type("A", (), {"spec": type("S", (), {"components": [component]})})
+    both: dict[str, GroupAssignment] = {"east": compiled, "west": compiled}
+    memory = GroupMemory(Recorded("east", 1, {}), {}, both)
+    return waits_for(driver_class, site, {"vcu-db": memory}, {} if west is None else {"west": west})
+
+
+def test_an_automatic_upgrade_reaches_the_active_site_after_the_standby() -> None:
+    assert wait("Automatic", "east", None) == "west"
+    assert wait("Automatic", "east", link(generation=1)) == "west"
+    assert wait("Automatic", "east", link(revision="older")) == "west"
+    assert wait("Automatic", "east", link(ready=False)) == "west"
+    assert wait("Automatic", "east", link()) == ""
+    assert wait("Automatic", "west", None) == "", "a standby waits for nobody"
+    assert wait("OnStandby", "east", None) == ""

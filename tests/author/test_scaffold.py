@@ -1,0 +1,117 @@
+"""`graf driver new`: a folder as a whole or not at all, and what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+from graf.author import scaffold, vendor
+from graf.author.errors import AuthorError
+from graf.author.scaffold import check_names, create
+from graf.cli.main import run
+from graf.crd.driverclass import DriverClass
+
+
+def made_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "Demo", "2nd", "my_store", "my--store", "-x", "x-", "../x", "a" * 41, "a b"])
+def test_a_bad_name_is_refused_before_anything_is_written(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["driver", "new", "--into", str(tmp_path), "--", name]) == 1
+    said = capsys.readouterr().err
+    assert "is no name for a driver" in said
+    assert "my-store" in said
+    assert made_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["sdk", "sanity", "mysql"])
+def test_the_name_of_something_installed_is_refused(name: str) -> None:
+    with pytest.raises(AuthorError, match="exists already"):
+        check_names(name, "example.org")
+
+
+def test_a_domain_is_checked() -> None:
+    with pytest.raises(AuthorError, match="is no domain"):
+        check_names("demo", "nowhere")
+
+
+def test_what_exists_is_never_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "demo").mkdir()
+    assert run(["driver", "new", "demo", "--into", str(tmp_path)]) == 1
+    assert "nothing in it was touched" in capsys.readouterr().err
+    assert made_in(tmp_path) == ["demo"]
+    assert made_in(tmp_path / "demo") == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["driver", "new", "demo", "--into", "/proc"]) == 1
+    assert "nothing can be made in /proc" in capsys.readouterr().err
+
+
+def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Path) -> None:
+        raise AuthorError("no index", "go online")
+
+    monkeypatch.setattr(scaffold, "_lock", fails)
+    with pytest.raises(AuthorError, match="no index"):
+        create(check_names("demo", "example.org"), tmp_path)
+    assert made_in(tmp_path) == []
+
+
+def test_a_folder_that_appears_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaffold, "_lock", lambda _: (tmp_path / "demo").mkdir())
+    with pytest.raises(AuthorError, match="made by somebody else"):
+        create(check_names("demo", "example.org"), tmp_path)
+    assert made_in(tmp_path) == ["demo"]
+    assert made_in(tmp_path / "demo") == []
+
+
+def test_a_missing_kit_is_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaffold, "KIT", "graf-driver-nowhere")
+    with pytest.raises(AuthorError, match="is not installed beside graf") as told:
+        create(check_names("demo", "example.org"), tmp_path)
+    assert "graf-framework[author]" in told.value.next_step
+    assert made_in(tmp_path) == []
+
+
+def test_the_driver_class_is_one_that_grafs_api_accepts(tmp_path: Path) -> None:
+    made = create(check_names("my-store", "example.org"), tmp_path, lock=False)
+    document = yaml.safe_load((made / "driverclass.yaml").read_text())
+    assert document["spec"]["driver"] == "my-store.example.org"
+    DriverClass.model_validate(document)
+
+
+def test_no_file_names_this_machine_and_nothing_is_left_to_fill_in(tmp_path: Path) -> None:
+    made = create(check_names("my-store", "example.org"), tmp_path, lock=False)
+    texts = {path: path.read_text() for path in made.rglob("*") if path.is_file() and path.suffix != ".whl"}
+    assert (made / "src" / "graf_driver_my_store" / "driver.py") in texts
+    assert {path for path, text in texts.items() if "{" + "{" in text or str(tmp_path) in text} == set()
+
+
+def test_a_wheel_of_what_runs_here_can_be_installed_and_is_always_the_same(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = (vendor.pack(vendor.SDK, tmp_path / name) for name in ("one", "two"))
+    assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(two.read_bytes()).digest()
+    assert one.name == f"graf_driver_sdk-{version('graf-driver-sdk')}-py3-none-any.whl"
+    with zipfile.ZipFile(one) as archive:
+        assert "graf_driver_sdk/v1/driver.proto" in archive.namelist()
+    target = tmp_path / "installed"
+    subprocess.run(
+        ["uv", "pip", "install", "--quiet", "--no-deps", "--python", sys.executable, "--target", target, one],
+        check=True,
+        timeout=120,
+        env={**os.environ, "PATH": os.pathsep.join([os.environ["PATH"], str(Path.home() / ".local/bin")])},
+    )
+    assert (target / "graf_driver_sdk" / "driver.py").is_file()
