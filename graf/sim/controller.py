@@ -35,7 +35,7 @@ from graf.core.view import (
 )
 from graf.sim import database, gate
 from graf.sim.handle import Handle, Wish
-from graf.sim.moves import Moves, Order
+from graf.sim.moves import Moves
 from graf.sim.returning import Return
 from graf.sim.voting import GROUP, SimVoter
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from graf.api.values import VoterList
+    from graf.core.handover_rules import Order
     from graf.core.view import Action
     from graf.sim.kernel import Process
     from graf.sim.world import World
@@ -221,7 +222,7 @@ class Controller:
             case Fence():
                 self.fence()
             case HandOver(successor):
-                self.moves.hand_over_loudly(successor)
+                self.moves.data_lost(successor, self.decision.reasons)
             case ProposeSet(members):
                 self._step(protocol.propose_set(self.part, self.config, members, now))
             case Join(site):
@@ -351,7 +352,7 @@ class Controller:
         had_lease = self.part.lease is not None
         self.stand_down()
         self.following.cancel()
-        self.moves.cancel()
+        self.moves.lease_lost()
         for name in (gate.NAME, database.NAME):
             self.handles[name].want(wish)
         if had_lease:
@@ -491,13 +492,13 @@ class Controller:
 
     def _prove(self, src: str, epoch: int, operation: str, position: int, tries: int) -> None:
         if self.db.reached(position) or tries > 5:
-            self.world.send(self.process, src, "on_ready", operation, self.db.reached(position))
+            self.world.send(self.process, src, "on_ready", epoch, operation, self.db.reached(position))
         else:
             self.process.after(self.world.retry_ns(), self._prove, src, epoch, operation, position, tries + 1)
 
-    def on_ready(self, _src: str, operation: str, is_ready: bool) -> None:
+    def on_ready(self, _src: str, epoch: int, operation: str, is_ready: bool) -> None:
         """At the active site of a planned move: the successor answered."""
-        self.moves.ready(operation, is_ready)
+        self.moves.ready(epoch, operation, is_ready)
 
     def on_order(self, _src: str, order: Order) -> None:
         """A manager asks for a planned move."""

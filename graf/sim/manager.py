@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graf.api.recorded import Recorded
+from graf.api.timing import MILLISECOND_NS
 from graf.api.values import Role, VoterList
 from graf.core import planning
+from graf.core.handover_rules import Order
 from graf.core.planning import RecordView
 from graf.sim.kernel import Process
-from graf.sim.moves import Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,7 +239,8 @@ class Manager:
         if verdict.state == "Wait" or active is None:
             return
         operation.state, operation.started_ns, operation.epoch = "Running", now, view.recorded.epoch
-        order = Order(operation.name, operation.kind, operation.target, operation.created_ns + 20 * heartbeat)
+        not_after_ms = (operation.created_ns + 20 * heartbeat) // MILLISECOND_NS
+        order = Order(operation.name, operation.kind, operation.target, verdict.reason, not_after_ms)
         site = view.recorded.active_site if not self.shared.stale else world.faults.any_site()
         world.send(self.process, site, "on_order", order)
 

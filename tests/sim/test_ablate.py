@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from graf.api import values
-from graf.core import campaign, contender, holder, lease, participant, site, syncset, view, voter, voterchange
+from graf.core import (
+    campaign,
+    contender,
+    handover,
+    handover_rules,
+    holder,
+    lease,
+    participant,
+    site,
+    syncset,
+    view,
+    voter,
+    voterchange,
+)
 from graf.sim import ablate as ablation
 from graf.sim import controller, database, gate, handle, manager, moves, returning, voting
 from graf.sim.ablate import Result, ablate, ablate_bug, settings_of, summary
@@ -32,8 +45,8 @@ if TYPE_CHECKING:
 WINDOWS: dict[str, int] = json.loads(Path(__file__).with_name("ablate.json").read_text(encoding="utf-8"))
 TRIES = 12
 PATCHED_MODULES = (
-    values, campaign, contender, holder, lease, participant, site, syncset, view, voter, voterchange,
-    controller, database, gate, handle, manager, moves, returning, voting,
+    values, campaign, contender, handover, handover_rules, holder, lease, participant, site, syncset, view, voter,
+    voterchange, controller, database, gate, handle, manager, moves, returning, voting,
 )  # fmt: skip
 
 

@@ -13,14 +13,14 @@ import yaml
 from typer import Typer
 from typer.testing import CliRunner
 
-from graf.core import holder, planning, site, voter
+from graf.core import handover_rules, holder, planning, site, voter
 from graf.core.contender import CONTENDER_RULES
 from graf.core.view import Contend
 from graf.core.voter import CAMPAIGN_RULES
 from graf.scenario.model import ScenarioFile
 from graf.scenario.steps import TAKEN_BACK_BY, Verb
 from graf.shell.scenarios import builtin_scenarios, parse_scenario
-from graf.sim import moves, scripted
+from graf.sim import scripted
 from graf.sim.controller import Controller
 from graf.sim.database import Database
 from graf.sim.expected import Check, Evidence, SeenMove, judge, longest_gap_ms
@@ -100,7 +100,7 @@ def take_over_before_the_lease_has_ended(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def obey_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     promote_outside_the_set(monkeypatch)
-    monkeypatch.setattr(moves, "take_over_refusals", lambda _view, _peer: ())
+    monkeypatch.setattr(handover_rules, "take_over_refusals", lambda _view, _peer: ())
     monkeypatch.setattr(
         planning, "precheck", lambda _view, _kind, target, *_rest: planning.Verdict("Start", "Obeyed", "", target)
     )

@@ -5,95 +5,49 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from graf.api.values import Role
-from graf.core.messages import Release
+from graf.core import handover
+from graf.core.handover_effects import StandDown
+from graf.core.handover_rules import RELEASE_RULES, Phase
 from graf.sim import database, gate
-from graf.sim.bugs.bug import Bug, Patch, planting
+from graf.sim.bugs.bug import Bug, Patch, planting, without
 from graf.sim.controller import Controller
 from graf.sim.handle import Handle, Wish
 from graf.sim.manager import Manager
 from graf.sim.moves import Moves
 
 if TYPE_CHECKING:
-    from graf.core.lease import Lease
-    from graf.sim.moves import Order
+    from collections.abc import Callable
 
-_commit, _call = Manager._commit, Handle._call
+    from graf.core.handover import Step
+
+_commit, _call, _shut_traffic = Manager._commit, Handle._call, Moves._shut_traffic
+_judge = handover._judge
+
+
+def release_rules(*events: Callable[..., Step], without_rule: str) -> tuple[Patch, ...]:
+    """At these events an epoch is released without this rule."""
+    rules = without(RELEASE_RULES, without_rule)
+    return tuple(Patch(event, "__defaults__", (rules,)) for event in events)
 
 
 # -- handing over ------------------------------------------------------------------------------------------------------
 
 
-def _not_looked_at(self: Moves, tries: int) -> None:
-    """The epoch is released when the successor is ready, whether the gate is shut or not."""
-    self._shut = True
-    if self._ready:
-        self._hand_over()
-    elif tries > 12:
-        self._roll_back("the successor did not answer in time")
-    else:
-        self._later(self._look, self._controller.world.retry_ns(), tries + 1)
+def _released_at_once(self: Moves, number: int) -> None:
+    """Said to be shut before it is asked to shut."""
+    if self.state.phase is Phase.SHUTTING:
+        self._gate_told(number, True)
+    _shut_traffic(self, number)
 
 
-def _gate_left_alone(self: Moves, tries: int) -> None:
-    """The gate is not even asked to shut."""
-    controller, lease, order = self._controller, self._lease, self.order
-    if lease is None or order is None:
-        return
-    position = controller.db.quiesce(lease.epoch)
-    if position is None:
-        if tries > 8:
-            self._roll_back("the data did not come to rest")
-        else:
-            self._later(self._quiesce, controller.world.retry_ns(), tries + 1)
-        return
-    controller.world.send(controller.process, order.target, "on_prepare", lease.epoch, order.operation, position)
-    self._later(self._look, controller.world.retry_ns(), 0)
-
-
-def _released_at_once(self: Moves, successor: str) -> None:
-    """The holder whose data died releases first and shuts its gate afterwards."""
-    controller, lease = self._controller, self._controller.part.lease
-    if lease is None or self.running:
-        return
-    controller.stand_down()
-    controller.record("Release", successor)
-    self._release(Release(controller.config.group, lease.epoch, successor, "DataComponentLost", 0.0), lease)
-    controller.handles[gate.NAME].want(Wish(Role.FENCED, lease.epoch, ""))
-
-
-def _unknown_taken_for_shut(self: Moves, successor: str, lease: Lease, tries: int) -> None:
-    controller = self._controller
-    handle = controller.handles[gate.NAME]
-    shut = handle.settled and not controller.gate.is_open
-    if not shut and tries < 4:
-        controller.process.after(controller.world.retry_ns(), self._loud_look, successor, lease, tries + 1)
-        return
-    self._loud = False
-    held = controller.part.lease
-    if held is None or held.epoch != lease.epoch:
-        return
-    controller.stand_down()
-    controller.record("Release", successor)
-    self._release(Release(controller.config.group, lease.epoch, successor, "DataComponentLost", 0.0), lease)
-
-
-def _released_and_still_claimed(self: Moves) -> None:
+def _released_and_still_claimed(*arguments: Any) -> Step:
     """The lease is kept beside the release that gives it away."""
-    controller, order, lease = self._controller, self.order, self._lease
-    if order is None or lease is None or controller.part.lease is None:
-        return
-    release = Release(controller.config.group, lease.epoch, order.target, "Switchover", 0.0, order.operation)
-    self.order = None
-    self._token += 1
-    self._release(release, lease)
+    state, todo = _judge(*arguments)
+    return state, tuple(effect for effect in todo if not isinstance(effect, StandDown))
 
 
-def _no_check(_self: Moves, _order: Order) -> list[str]:
-    return []
-
-
-def _nobody_proves(self: Controller, src: str, _epoch: int, operation: str, _position: int, _tries: int) -> None:
-    self.world.send(self.process, src, "on_ready", operation, True)
+def _nobody_proves(self: Controller, src: str, epoch: int, operation: str, _position: int, _tries: int) -> None:
+    self.world.send(self.process, src, "on_ready", epoch, operation, True)
 
 
 def _active_again_meanwhile(self: Controller) -> None:
@@ -138,37 +92,37 @@ def _nothing_recorded(self: Controller, kind: str, text: str, **_more: Any) -> N
 BUGS = (
     Bug(
         "released-before-the-gate-is-shut",
-        "A planned move releases the epoch without a look at the gate.",
+        "A planned move releases the epoch as soon as the successor is ready, whether the gate is shut or not.",
         ("I1",),
-        planting(Patch(Moves, "_look", _not_looked_at), Patch(Moves, "_quiesce", _gate_left_alone)),
-        needs=("operator-switchover",),
+        planting(*release_rules(handover.answered, without_rule="gate-is-shut")),
+        needs=("operator-switchover", "gate-stuck"),
     ),
     Bug(
         "fenced-after-the-release",
         "A holder whose data died releases first and shuts its gate afterwards.",
         ("I1",),
-        planting(Patch(Moves, "hand_over_loudly", _released_at_once)),
+        planting(Patch(Moves, "_shut_traffic", _released_at_once)),
         needs=("crash-database", "gate-stuck"),
     ),
     Bug(
         "unknown-gate-taken-for-shut",
         "A holder whose gate does not answer releases the epoch as if it were shut.",
         ("I1",),
-        planting(Patch(Moves, "_loud_look", _unknown_taken_for_shut)),
+        planting(*release_rules(handover.gate_told, without_rule="gate-is-shut")),
         needs=("gate-stuck", "crash-database"),
     ),
     Bug(
         "released-and-still-claimed",
         "A holder keeps the lease that it gives away.",
         ("I1",),
-        planting(Patch(Moves, "_hand_over", _released_and_still_claimed)),
+        planting(Patch(handover, "_judge", _released_and_still_claimed)),
         needs=("operator-switchover",),
     ),
     Bug(
         "order-obeyed-unchecked",
         "A site does what a manager asks without checking that it is still right.",
         ("I2", "I8", "I11"),
-        planting(Patch(Moves, "_refusals", _no_check)),
+        planting(Patch(handover.ordered, "__defaults__", ((),))),
         needs=("operator-switchover", "operator-wrong", "hold-replication"),
         unseen="the successor holds by itself, and the voters refuse it (voter-without:in-synchronous-set)",
     ),

@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from graf.api.values import Electorate, Reason, SetVersion, SyncSet
-from graf.core import holder, site
+from graf.core import handover_rules, holder, site
 from graf.core.campaign import Contest
 from graf.core.contender import CONTENDER_RULES
 from graf.core.holder import HOLDER_RULES
 from graf.core.syncset import HolderSet
 from graf.core.view import Decision, ProposeSet, SiteView
-from graf.sim import moves
 from graf.sim.bugs.bug import Bug, Patch, planting
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def _refusals_but(*codes: str) -> Callable[[SiteView, PeerView], tuple[Reason, .
 
 def refusals(function: Callable[[SiteView, PeerView], tuple[Reason, ...]]) -> tuple[Patch, ...]:
     """A holder refuses a successor by another function."""
-    return Patch(holder, "take_over_refusals", function), Patch(moves, "take_over_refusals", function)
+    return Patch(holder, "take_over_refusals", function), Patch(handover_rules, "take_over_refusals", function)
 
 
 BUGS = (
