@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from graf.api.values import Role
 from graf.core import handover
+from graf.core import participant as protocol
 from graf.core.handover_effects import StandDown
 from graf.core.handover_rules import RELEASE_RULES, Phase
 from graf.sim import database, gate
@@ -55,8 +56,11 @@ def _active_again_meanwhile(self: Controller) -> None:
     lease = self.part.lease
     if lease is None or self.part.held is None:
         return
-    self.handles[database.NAME].want(Wish(Role.ACTIVE, lease.epoch, self.name, frozenset({self.name})))
-    self.handles[gate.NAME].want(Wish(Role.ACTIVE, lease.epoch, self.name))
+    must = protocol.must_acknowledge(self.part, self.config)
+    db = self.handles[database.NAME]
+    db.want(Wish(Role.ACTIVE, lease.epoch, self.name, must))
+    if not self.activating or self._is_active(db, lease.epoch):
+        self.handles[gate.NAME].want(Wish(Role.ACTIVE, lease.epoch, self.name))
 
 
 # -- fencing and the loop ----------------------------------------------------------------------------------------------
