@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graf.core.contender import CONTENDER_RULES
+from graf.core.handover_rules import ORDER_RULES
 from graf.core.holder import HOLDER_RULES
 from graf.core.planning import FAILBACK_RULES, PRECHECK_RULES
 from graf.core.voter import CAMPAIGN_RULES
@@ -42,10 +43,13 @@ OTHER = (
     "voters settled", "win", "win joint",
 )  # fmt: skip
 
-# What this world cannot come to, and where it is tested instead.
+# What this world cannot come to, or too seldom for every campaign, and where it is tested instead.
 EXEMPT = {
     "rule only-voters-contend": "the API keeps every site among the voters: tests/core/test_decide.py",
     "plan target-is-a-site": "the API refuses such an operation before: tests/core/test_planning.py",
+    "rule one-at-a-time": "seldom, a manager waits for the first one: tests/sim/test_moves.py",
+    "rule not-during-a-contest": "seldom, a contest takes milliseconds: tests/sim/test_moves.py",
+    "rule in-time": "seldom, a manager refuses it before: tests/sim/test_moves.py",
     "plan not-tried-too-often": "five failed failbacks of an epoch take longer than a run: tests/core/test_planning.py",
 }
 
@@ -54,7 +58,7 @@ def expected() -> tuple[str, ...]:
     """Everything that a campaign must reach, as the keys of its counts."""
     keys = (
         *(f"fault {name}" for name in FAULTS),
-        *(f"rule {name}" for name, _rule in (*HOLDER_RULES, *CONTENDER_RULES, *CAMPAIGN_RULES)),
+        *(f"rule {name}" for name, _rule in (*HOLDER_RULES, *CONTENDER_RULES, *CAMPAIGN_RULES, *ORDER_RULES)),
         *(f"plan {name}" for name, _rule in (*FAILBACK_RULES, *PRECHECK_RULES)),
         *(f"reason {name}" for name in REASONS),
         *(f"action {name}" for name in ACTIONS),
