@@ -270,6 +270,8 @@ class GroupAgent:
             astray=part.astray,
             voters_hint=part.voters_hint,
             refused_set=part.refused_set,
+            given_to=part.given_to,
+            given_at_ns=part.given_at_ns,
         )
 
     @property
@@ -435,6 +437,7 @@ class GroupAgent:
 
     async def release(self, release: Release) -> None:
         """Tells every voter, the own one first and durably, that the epoch is free."""
+        self.protocol.give_to(release.successor)
         await self.protocol.release(release, tuple(v for v in self.protocol.voters if v != self.site))
 
     async def shut_traffic(self, timeout_s: float = GATE_SHUT_TIMEOUT_S) -> bool:

@@ -149,6 +149,10 @@ class Protocol:
         """The lease is over or given back: nothing is claimed from now on."""
         self._take((participant.give_up(self.state), ()))
 
+    def give_to(self, successor: str) -> None:
+        """The epoch is being released to a successor."""
+        self._take((participant.give_to(self.state, successor, time.monotonic_ns()), ()))
+
     def propose_set(self, members: frozenset[str]) -> None:
         """Tells the voters a newer set."""
         self._take(participant.propose_set(self.state, self._agent.config, members, time.monotonic_ns()))

@@ -64,13 +64,16 @@ def only_the_initial_site_bootstraps(view: SiteView, now_ns: int) -> Decision | 
 
 
 def people_decide_in_manual_mode(view: SiteView, now_ns: int) -> Decision | None:
-    """A manual policy lets a site resume only what was its own, or what was released to it."""
+    """A manual policy lets a site resume only what was its own, or what was released to it.
+
+    An epoch that was granted and that nobody won takes that right from no one (`Promise.heirs`).
+    """
     promise = view.promise
     if view.config.automatic or (promise is None and not view.record_lost):
         return None
     if promise is None:
         return _hold("ManualFailover", "the own record is lost; the policy leaves failover to people", view)
-    if promise.site == view.site or (promise.released and promise.successor == view.site):
+    if view.site in promise.heirs:
         return None
     return _hold("ManualFailover", f"{promise.site} is lost or silent; the policy leaves failover to people", view)
 
@@ -120,16 +123,20 @@ def own_voter_is_silent(view: SiteView, now_ns: int) -> Decision | None:
 
 
 def successor_goes_first(view: SiteView, now_ns: int) -> Decision | None:
-    """Who was named by the holder gets one lease time to take over before others try."""
+    """Who was named by the holder gets one lease time to take over before others try.
+
+    A holder whose own voter has no record cannot note its release there, so it remembers it itself.
+    """
     promise, released_at = view.promise, view.released_at_ns
-    if promise is None or not promise.released or released_at is None:
-        return None
-    if promise.successor in ("", view.site):
+    successor = promise.successor if promise is not None and promise.released else ""
+    if promise is None:
+        successor, released_at = view.given_to, view.given_at_ns
+    if successor in ("", view.site) or released_at is None:
         return None
     until = released_at + view.config.timing.ttl_ns
     if now_ns >= until:
         return None
-    return Decision((), (Reason("SuccessorGoesFirst", promise.successor),), until - now_ns + 1)
+    return Decision((), (Reason("SuccessorGoesFirst", successor),), until - now_ns + 1)
 
 
 def drivers_are_known(view: SiteView, now_ns: int) -> Decision | None:

@@ -107,6 +107,8 @@ class Participation:
         refused_set: Newest synchronous set for whose sake a voter refused this site; it waits for a member, as for any
             newer set that it knows, instead of asking for one epoch after the other.
         lost_since_ns: Per required site, since when the data drivers have missed it.
+        given_to: The site that the last epoch held here was released to; empty for none, and once one is held again.
+        given_at_ns: When that was.
     """
 
     lease: Lease | None = None
@@ -128,6 +130,8 @@ class Participation:
     join_not_before_ns: int = 0
     invited_ns: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     lost_since_ns: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    given_to: str = ""
+    given_at_ns: int = 0
 
 
 # -- contests ----------------------------------------------------------------------------------------------------------
@@ -212,6 +216,7 @@ def _won(part: Participation, config: GroupConfig, contest: Contest, now_ns: int
         invited_ns=MappingProxyType({}),
         lost_since_ns=MappingProxyType({}),
         join_not_before_ns=0,
+        given_to="",
     )
     return part, (Won(contest),)
 
@@ -324,6 +329,11 @@ def give_up(part: Participation) -> Participation:
     )
 
 
+def give_to(part: Participation, successor: str, now_ns: int) -> Participation:
+    """The epoch is being released to a successor: this site does not ask for it back at once."""
+    return replace(part, given_to=successor, given_at_ns=now_ns)
+
+
 # -- the synchronous set -----------------------------------------------------------------------------------------------
 
 
@@ -375,10 +385,13 @@ def set_answered(part: Participation, config: GroupConfig, voter: str, answer: S
     if before is None or answer.epoch != before.epoch:
         return part, ()
     after = before.answered(voter, answer)
-    part = replace(part, held=after)
+    return replace(part, held=after), _set_in_force(before, after)
+
+
+def _set_in_force(before: HolderSet, after: HolderSet) -> tuple[Effect, ...]:
     if before.proposed is None or after.current != before.proposed:
-        return part, ()
-    return part, (SetStored(before.current, after.current), RequirementChanged())
+        return ()
+    return SetStored(before.current, after.current), RequirementChanged()
 
 
 def join(part: Participation, site: str, now_ns: int) -> Step:
@@ -444,8 +457,9 @@ def settle_answered(part: Participation, voter: str, answer: SettleAnswer) -> St
     if not lease.voters.joint:
         return replace(part, settling=still), ()
     lease = lease.settled()
-    part = replace(part, lease=lease, settling=still, held=replace(held, voters=lease.voters))
-    return part, (VotersSettled(lease.voters.current), LeaseRenewed(lease.end_ns))
+    counted = held.settled(lease.voters)
+    part = replace(part, lease=lease, settling=still, held=counted)
+    return part, (VotersSettled(lease.voters.current), LeaseRenewed(lease.end_ns), *_set_in_force(held, counted))
 
 
 def _tell_settled(part: Participation, config: GroupConfig, now_ns: int) -> Step:

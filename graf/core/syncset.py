@@ -82,9 +82,15 @@ class HolderSet:
             return self
         if voter not in self.voters.members:
             return self
-        stored_by = self.stored_by | {voter}
-        if not self.voters.carried_by(stored_by):
-            return replace(self, stored_by=stored_by)
+        return replace(self, stored_by=self.stored_by | {voter})._counted()
+
+    def settled(self, voters: Electorate) -> HolderSet:
+        """The change of voters is done: what was told is counted on the new list alone, which may have it already."""
+        return replace(self, voters=voters)._counted()
+
+    def _counted(self) -> HolderSet:
+        if self.proposed is None or not self.voters.carried_by(self.stored_by):
+            return self
         joining = "" if self.joining in self.proposed.members else self.joining
         return replace(
             self,

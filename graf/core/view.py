@@ -153,6 +153,7 @@ class SiteView:
         served: A data component was seen active in the lease's epoch here.
         voters_hint: Voters that the refusals of the last contest named.
         refused_set: Newest synchronous set for whose sake a voter refused this site.
+        given_to, given_at_ns: The successor that this process released its last epoch to, and when; empty for none.
     """
 
     config: GroupConfig
@@ -180,6 +181,8 @@ class SiteView:
     astray: frozenset[str] = frozenset()
     voters_hint: Electorate | None = None
     refused_set: SyncSet = SyncSet()
+    given_to: str = ""
+    given_at_ns: int = 0
 
     @property
     def site(self) -> str:

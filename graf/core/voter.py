@@ -44,6 +44,8 @@ class Promise:
         voters: The list in force and, when this voter has granted a change of it, the list that is to follow.
         released: The holder gave the epoch back; it will never be answered as a holder again.
         successor: Whom the holder wanted next, or empty.
+        never_won: It was given back by a site that had not won it: nobody has been Active in this epoch.
+        entitled: The heirs before this epoch was granted here; they are heirs again when nobody won it.
         proposed_in: Epoch in which `voters.proposed` was first granted here; 0 without one.
     """
 
@@ -56,6 +58,17 @@ class Promise:
     released: bool = False
     successor: str = ""
     proposed_in: int = 0
+    never_won: bool = False
+    entitled: frozenset[str] = frozenset()
+
+    @property
+    def heirs(self) -> frozenset[str]:
+        """Sites that may take the group over where the policy leaves failover to people: it was theirs, or given."""
+        if not self.released:
+            return frozenset({self.site})
+        if self.never_won:
+            return self.entitled | {self.site}
+        return frozenset({self.site, self.successor} - {""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +280,14 @@ def on_campaign(
     if promise is not None and campaign.voters.joint and promise.voters == campaign.voters:
         proposed_in = promise.proposed_in
     granted = Promise(
-        campaign.group, campaign.epoch, site, campaign.ttl_ns, campaign.voters, stored, proposed_in=proposed_in
+        campaign.group,
+        campaign.epoch,
+        site,
+        campaign.ttl_ns,
+        campaign.voters,
+        stored,
+        proposed_in=proposed_in,
+        entitled=promise.heirs if promise is not None else frozenset(),
     )
     answer = CampaignAnswer(
         campaign.group,
@@ -315,7 +335,7 @@ def on_release(state: VoterState, site: str, release: Release) -> VoterStep[Rele
     answer = ReleaseAnswer(release.group, release.epoch, released=True)
     if promise.released:
         return VoterStep(state, answer)
-    released = replace(promise, released=True, successor=release.successor)
+    released = replace(promise, released=True, successor=release.successor, never_won=release.never_won)
     if release.never_won and promise.proposed_in == promise.epoch:
         released = replace(released, voters=Electorate(promise.voters.current), proposed_in=0)
     return VoterStep(_with(state, released), answer, released)

@@ -70,6 +70,8 @@ def _encode(promise: Promise) -> dict[str, Any]:
         },
         "released": promise.released,
         "successor": promise.successor,
+        "never_won": promise.never_won,
+        "entitled": sorted(promise.entitled),
     }
 
 
@@ -96,6 +98,8 @@ def _decode(data: dict[str, Any]) -> Promise:
         released=bool(data["released"]),
         successor=str(data["successor"]),
         proposed_in=int(data["proposed_in"]) if data["format"] > 1 else 0,
+        never_won=bool(data.get("never_won", False)),
+        entitled=frozenset(data.get("entitled", ())),
     )
 
 

@@ -187,6 +187,8 @@ class Controller:
             astray=part.astray,
             voters_hint=part.voters_hint,
             refused_set=part.refused_set,
+            given_to=part.given_to,
+            given_at_ns=part.given_at_ns,
         )
 
     def _peer(self, name: str, now: int) -> PeerView:
@@ -410,11 +412,14 @@ class Controller:
         """Everybody whose word may count: of the lists in force, on their way, or declared only."""
         hint = self.part.voters_hint
         named = hint.members if hint is not None else ()
+        if self.voter.promise is None:
+            # Without a record the lists in force are known from the others alone.
+            named = (*named, *(v for told in self.peers.values() if told[5] is not None for v in told[5].members))
         return dict.fromkeys((*self.config.voters.members, *self._electorate().members, *named))
 
     def known_set(self) -> SyncSet:
         """Newest synchronous set that this site knows of."""
-        sets = [told[4] for told in self.peers.values()]
+        sets = [self.part.refused_set, *(told[4] for told in self.peers.values())]
         if self.voter.promise is not None:
             sets.append(self.voter.promise.stored_set)
         if self.part.held is not None:
@@ -424,7 +429,7 @@ class Controller:
     def status(self) -> Told:
         """What this site tells its peers."""
         ready = all(handle.settled for handle in self.handles.values()) and self.db.process.runs and not self.gate.stuck
-        promotable = self.db.promotable and not self.db.stuck and not self.db.process.paused
+        promotable = self.db.told_promotable and not self.db.stuck and not self.db.process.paused
         promise = self.voter.promise
         voters = self._electorate() if promise is not None or self.part.lease is not None else None
         return (self.role, self.epoch, promotable, ready, self.known_set(), voters)

@@ -68,6 +68,7 @@ class Database:
         self.semi_sync_off = False
         self.stuck = False
         self.lies = ""
+        self.lied_ns = -(1 << 60)
         self.archived = 0
         self.death_told = True
         self._reset()
@@ -355,10 +356,17 @@ class Database:
 
     @property
     def promotable(self) -> bool:
-        """The driver's evidence that everything acknowledged is here."""
-        if self.lies == "promotable":
-            return True
+        """The driver's evidence that everything acknowledged is here: what a promotion rests on."""
         return self.was_active or self.evidence
+
+    @property
+    def told_promotable(self) -> bool:
+        """What its status says of that; a wrong word may win an epoch, and then nothing is promoted."""
+        return self.promotable or self.lies == "promotable"
+
+    def may_have_lied(self, window_ns: int) -> bool:
+        """Whether its status said so wrongly at some time in the last `window_ns`."""
+        return self.lies == "promotable" or self.world.kernel.now - self.lied_ns <= window_ns
 
     def _first_of_all(self) -> bool:
         """An empty server beside no reachable one that has data may be the first active one."""
@@ -431,7 +439,7 @@ class Database:
             dead = True
         if dead and self.death_told:
             return ComponentView(
-                NAME, Health.DEAD, promotable=self.promotable, settled=settled, troubled_since_ns=troubled_since_ns
+                NAME, Health.DEAD, promotable=self.told_promotable, settled=settled, troubled_since_ns=troubled_since_ns
             )
         now = self.process.clock()
         followers: dict[str, FollowerView] = {}
@@ -445,7 +453,7 @@ class Database:
             Health.HEALTHY,
             role=self.role,
             accepting=self.role is Role.ACTIVE and self.writable,
-            promotable=self.promotable,
+            promotable=self.told_promotable,
             settled=settled,
             troubled_since_ns=None,
             set_in_force=self.set_in_force,

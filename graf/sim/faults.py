@@ -253,6 +253,8 @@ class Faults:
         # One voter at a time, and never so many that a list could not be carried: more than that is for people.
         if self.lost_disks or len(world.voters.members) < 3 or not self._change_is_over():
             return None
+        if any(not world.member(v).voter.disk for v in world.voters.members):
+            return None
         holder, lone = self._active(), world.monitors.committed.members
         spared = {holder.name} if holder is not None else set()
         if len(lone) == 1:
@@ -557,6 +559,7 @@ class Faults:
 
         def back() -> None:
             database.lies = ""
+            database.lied_ns = self._world.kernel.now
 
         return f"{site} ({database.lies})", back
 
@@ -670,7 +673,8 @@ class Faults:
         if draw * 29 % 1 < 0.5 and not self._change_is_over():
             return None  # half of the time an operator waits for the end of one change before the next
         sites = world.settings.sites
-        witnesses = [v for v in world.voters.members if v not in sites]
+        before = world.voters
+        witnesses = [v for v in before.members if v not in sites]
         spare = [w for w in self._witnesses() if w not in witnesses]
         kind = draw * 17 % 1
         if witnesses and spare and kind < 0.6:  # replace one
@@ -681,7 +685,10 @@ class Faults:
             witnesses = witnesses[2:]
         else:
             return None
-        self._declare((*sites, *witnesses))
+        members = (*sites, *witnesses)
+        # `graf status` names those that abstain, and how to admit them anew.
+        anew = frozenset(v for v in members if v in before.members and not world.member(v).voter.disk)
+        self._declare(members, anew)
         return world.voters.describe(), None
 
     def _change_policy(self, _draw: float) -> tuple[str, Callable[[], None]]:

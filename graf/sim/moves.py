@@ -12,6 +12,7 @@ from graf.api.timing import MILLISECOND_NS
 from graf.api.values import Role
 from graf.core import handover
 from graf.core import handover_effects as effects
+from graf.core import participant as protocol
 from graf.core.handover_rules import ORDER_RULES, Ask, Handover
 from graf.sim import database, gate
 from graf.sim.handle import Wish
@@ -213,6 +214,7 @@ class Moves:
         """The own voter first and durably, then the others. No lost lease ends it: it was given up before."""
         controller, release = self._controller, effect.release
         controller.world.kernel.count("switchover released" if release.operation else "loud release")
+        controller.part = protocol.give_to(controller.part, release.successor, controller.process.clock())
 
         def stored(_answer: object) -> None:
             # One that could not store it promised nothing and answers nothing; the others are told all the same.

@@ -154,6 +154,8 @@ JOINING = HolderSet(3, VOTERS, EAST_SET, joining="west", counter=3)
 BEHIND = components(replace(DB, settled=False))
 TWO = VoterList(1, ("east", "west"))
 RELEASED = replace(PROMISE, site="west", released=True, successor="west")
+# West asked for an epoch that nobody won, after one that had been east's.
+UNWON = replace(RELEASED, successor="", never_won=True, entitled=frozenset({"east"}))
 
 # A change of voters: another witness is declared.
 NEW_LIST = VoterList(2, ("east", "west", "w2"))
@@ -375,6 +377,12 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
     ("only-the-initial-site-bootstraps", contender(promise=None, peers=NEVER_SERVED), "AwaitingVoters", ()),
     ("people-decide-in-manual-mode", contender(config=config(automatic=False)), "ManualFailover", ()),
     (
+        "people-decide-in-manual-mode",  # west has won and given the epoch to nobody
+        contender(promise=replace(UNWON, never_won=False), config=config(automatic=False)),
+        "ManualFailover",
+        (),
+    ),
+    (
         "enough-voters-declared",
         contender(promise=replace(PROMISE, site="west", voters=Electorate(TWO))),
         "NoThirdVoter",
@@ -401,6 +409,18 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
     ("holder-may-live", contender(holder_free_at_ns=NOW), "HolderMayLive", ()),
     ("own-voter-is-silent", contender(silent_until_ns=NOW + 1), "RestartSilence", ()),
     ("successor-goes-first", contender(promise=RELEASED, released_at_ns=NOW - TTL + 1), "SuccessorGoesFirst", ()),
+    (
+        "successor-goes-first",  # the own voter has no record: what was given away is remembered here alone
+        contender(
+            promise=None,
+            peers=peers(replace(GONE, voters=VOTERS)),
+            silent_until_ns=NOW - TIMING.hold_ns,
+            given_to="west",
+            given_at_ns=NOW - TTL + 1,
+        ),
+        "SuccessorGoesFirst",
+        (),
+    ),
     (
         "drivers-are-known",
         contender(components=components(IDLE_DB, replace(IDLE_ROUTE, health=Health.UNKNOWN))),
@@ -484,6 +504,7 @@ SILENT: list[tuple[str, SiteView]] = [
         "people-decide-in-manual-mode",
         contender(promise=replace(RELEASED, successor="east"), config=config(automatic=False)),
     ),
+    ("people-decide-in-manual-mode", contender(promise=UNWON, config=config(automatic=False))),
     ("enough-voters-declared", contender()),
     ("enough-voters-declared", contender(promise=replace(PROMISE, voters=Electorate(TWO)))),
     ("enough-voters-declared", contender(promise=replace(RELEASED, voters=Electorate(TWO)))),
@@ -497,6 +518,9 @@ SILENT: list[tuple[str, SiteView]] = [
     ("successor-goes-first", contender(promise=RELEASED, released_at_ns=NOW - TTL)),
     ("successor-goes-first", contender(promise=replace(RELEASED, successor="east"), released_at_ns=NOW)),
     ("successor-goes-first", contender(promise=replace(RELEASED, successor=""), released_at_ns=NOW)),
+    ("successor-goes-first", contender(promise=None, given_to="west", given_at_ns=NOW - TTL)),
+    ("successor-goes-first", contender(promise=None)),
+    ("successor-goes-first", contender(given_to="west", given_at_ns=NOW)),
     ("drivers-are-known", contender()),
     (
         "drivers-are-known",  # a driver that waits for its first role is known

@@ -364,6 +364,32 @@ def told(part: Participation, *voters: str) -> participant.Step:
     return part, effects
 
 
+def test_a_set_that_waits_for_the_list_before_is_in_force_when_that_is_no_longer_asked() -> None:
+    """No voter of the list before may be left to answer, and those of the new one have answered already."""
+    part, _ = participant.settle(holder(voters=JOINT), CONFIG, T0)
+    part, _ = participant.propose_set(part, CONFIG, EAST, T0)
+    assert part.held is not None
+    proposed = part.held.proposed
+    assert proposed is not None
+    for voter in ("east", "w2"):
+        part, effects = participant.set_answered(part, CONFIG, voter, SetAnswer(G, 3, proposed, stored=True))
+    assert effects == (), "one of the list before"
+    part, effects = told(part, "east", "witness", "w2")
+    assert SetStored(SyncSet(SetVersion(3, 1), BOTH), proposed) in effects
+    assert part.held is not None
+    assert part.held.current == proposed
+
+
+def test_what_is_given_to_a_successor_is_remembered_until_an_epoch_is_held_again() -> None:
+    part = participant.give_to(participant.give_up(holder()), "west", T0)
+    assert (part.lease, part.given_to, part.given_at_ns) == (None, "west", T0)
+    part, _ = started(part=part)
+    assert part.given_to == "west"
+    part, _ = answered(part, ("witness", grant(4)), ("east", grant(4)))
+    assert part.lease is not None
+    assert part.given_to == ""
+
+
 def test_a_change_is_settled_by_both_lists_and_told_until_all_of_the_new_one_know() -> None:
     part, effects = participant.settle(holder(voters=JOINT), CONFIG, T0)
     assert effects == (Ask(JOINT.members, Settle(G, 3, NEW_LIST)),)

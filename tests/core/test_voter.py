@@ -156,7 +156,7 @@ def test_every_campaign_rule_has_a_case() -> None:
 def test_a_grant_is_durable_keeps_the_set_and_counts_as_an_answer() -> None:
     step = on_campaign(voter(), "west", campaign(), LATER)
     assert step.answer.granted
-    assert step.durable == Promise(G, 4, "west", TIMING.ttl_ns, VOTERS, BOTH)
+    assert step.durable == Promise(G, 4, "west", TIMING.ttl_ns, VOTERS, BOTH, entitled=frozenset({"east"}))
     assert step.state.promises[G] == step.durable
     assert step.state.answered_ns[G] == LATER
     assert step.answer.stored_set == BOTH
@@ -260,6 +260,25 @@ def test_a_release_is_durable_and_idempotent_and_only_the_holders() -> None:
         assert not refused.answer.released
         assert refused.state == voter()
     assert not on_release(voter(None), "east", Release(G, 3)).answer.released
+
+
+@pytest.mark.parametrize(
+    ("cause", "heirs"),
+    [
+        (CONTEST_LOST, {"east", "west", "north"}),  # nobody won epoch 4: what east released to west still stands
+        ("DataComponentLost", {"north"}),  # north was Active in epoch 4, and gives it to nobody
+    ],
+)
+def test_an_epoch_that_nobody_won_takes_the_right_to_take_over_from_no_one(cause: str, heirs: set[str]) -> None:
+    assert PROMISE.heirs == {"east"}
+    given = on_release(voter(), "east", Release(G, 3, successor="west")).state
+    assert given.promises[G].heirs == {"east", "west"}
+    north = Electorate(VoterList(1, (*VOTERS.members, "north")))
+    four = replace(given, promises=MappingProxyType({G: replace(given.promises[G], voters=north)}))
+    granted = on_campaign(four, "north", campaign(voters=north, lossless=False), LATER).state
+    assert granted.promises[G].heirs == {"north"}, "it may have won"
+    back = on_release(granted, "north", Release(G, 4, cause=cause)).state
+    assert back.promises[G].heirs == heirs
 
 
 @pytest.mark.parametrize(

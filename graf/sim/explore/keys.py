@@ -8,6 +8,7 @@ from graf.sim.explore.clocks import GROUP
 
 if TYPE_CHECKING:
     from graf.core.participant import Participation
+    from graf.core.voter import Promise
     from graf.sim.explore.values import Node
 
 
@@ -16,13 +17,28 @@ def node_key(node: Node) -> tuple[Any, ...]:
     voter = node.voter
     return (
         voter.name,
-        voter.promises.get(GROUP),
+        _promise_key(voter.promises.get(GROUP)),
         voter.answered_ns.get(GROUP),
         voter.started_ns,
-        node.disk,
+        _promise_key(node.disk),
         None if node.part is None else _part_key(node.part),
         node.gate_ns,
         node.data,
+    )
+
+
+def _promise_key(promise: Promise | None) -> tuple[Any, ...] | None:
+    """Without `never_won` and `entitled`: only a manual policy reads them, and here every policy is automatic."""
+    if promise is None:
+        return None
+    return (
+        promise.epoch,
+        promise.site,
+        promise.voters,
+        promise.stored_set,
+        promise.released,
+        promise.successor,
+        promise.proposed_in,
     )
 
 
