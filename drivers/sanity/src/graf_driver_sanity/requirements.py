@@ -71,7 +71,7 @@ GD-STATUS-002 | MUST | GetStatus | observed_at_ns is CLOCK_MONOTONIC of this mac
 GD-STATUS-003 | MUST | GetStatus | accepting is true only with role ACTIVE. | Derive both from one observation.
 GD-STATUS-004 | MUST | GetStatus | Reading changes nothing. | Observe only.
 GD-STATUS-005 | MUST | GetStatus | It answers within its deadline, also beside any other call in flight. | Take no lock of the mutating calls.
-GD-STATUS-006 | MUST | GetStatus | With SYNCHRONOUS, promotable false comes with a reason; promotable is true only for a STANDBY that follows. | Say what is missing.
+GD-STATUS-006 | MUST | GetStatus | With SYNCHRONOUS, promotable is the component's own evidence, in any role and across its server's death, that it has every acknowledged write; false comes with a reason; without data it is false. | Keep the evidence on disk until the data changes; say what is missing.
 GD-STATUS-007 | MUST | GetStatus | Every enum has a value of the contract; health is not UNSPECIFIED. | Map what you do not know to UNKNOWN.
 GD-STATUS-008 | MUST | GetStatus | Lag is negative when unknown or without meaning, and finite. | Use -1.
 GD-STATUS-009 | MUST | GetStatus | A component that stopped working is not told as HEALTHY and accepting. | Ask the component each time.

@@ -121,6 +121,23 @@ async def empty(h: Harness) -> None:
     await _rebuild(h)
 
 
+@check(
+    "status-promotable-wiped",
+    "GD-STATUS-006",
+    capabilities=(*RESYNC, Capability.SYNCHRONOUS),
+    needs=(*WRITES, "hook:wipe"),
+)
+async def wiped_not_promotable(h: Harness) -> None:
+    """A component whose data is gone is not promotable, and says why."""
+    await common(h)
+    await h.ensure("INVALIDATED", epoch=h.epoch)
+    await h.hook("wipe")
+    status = await h.status()
+    expect(not status.promotable and bool(status.promotable_reason), f"promotable {status.promotable}, "
+           f"reason {status.promotable_reason!r}")  # fmt: skip
+    await _rebuild(h)
+
+
 @check("resync-verdict-unknown", "GD-RESYNC-005", capabilities=RESYNC, needs=("unreachable",))
 async def unknown(h: Harness) -> None:
     """An active that cannot be read gives UNKNOWN or an error, never CLEAN."""

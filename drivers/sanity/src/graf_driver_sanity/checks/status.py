@@ -183,11 +183,12 @@ async def lag_of_follower(h: Harness) -> None:
 
 @check("status-promotable-reason", "GD-STATUS-006", capabilities=(Capability.SYNCHRONOUS,))
 async def promotable_reason(h: Harness) -> None:
-    """A fenced component is not promotable, and says why."""
-    await h.reach("FENCED")
-    status = await h.status()
-    expect(not status.promotable and bool(status.promotable_reason), f"promotable {status.promotable}, "
-           f"reason {status.promotable_reason!r}")  # fmt: skip
+    """A fenced or invalidated component is promotable by its own evidence, or says why it is not."""
+    for role in ("FENCED", "INVALIDATED"):
+        await h.reach(role)
+        status = await h.status()
+        expect(status.promotable is not bool(status.promotable_reason), f"as {role}: promotable {status.promotable}, "
+               f"reason {status.promotable_reason!r}")  # fmt: skip
 
 
 @check("status-promotable-follower", "GD-STATUS-006", capabilities=(Capability.SYNCHRONOUS,), needs=("peer",))
@@ -201,15 +202,6 @@ async def promotable_follower(h: Harness) -> None:
         return bool((await h.status()).promotable)
 
     await h.eventually("a standby that follows is promotable", promotable)
-
-
-@check("status-invalidated-not-promotable", "GD-STATUS-006", capabilities=(Capability.SYNCHRONOUS,))
-async def invalidated_not_promotable(h: Harness) -> None:
-    """An invalidated component is not promotable, and says why."""
-    await h.reach("INVALIDATED")
-    status = await h.status()
-    expect(not status.promotable and bool(status.promotable_reason), f"promotable {status.promotable}, "
-           f"reason {status.promotable_reason!r}")  # fmt: skip
 
 
 @check("status-followers", "GD-STATUS-001", needs=("peer",), capabilities=(Capability.SYNCHRONOUS,))

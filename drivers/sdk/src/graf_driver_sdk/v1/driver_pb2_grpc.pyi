@@ -258,8 +258,8 @@ class ComponentStub:
       GD-STATUS-003 MUST: accepting is true only with role ACTIVE.
       GD-STATUS-004 MUST: Reading changes nothing.
       GD-STATUS-005 MUST: It answers within its deadline, also beside any other call in flight.
-      GD-STATUS-006 MUST: With SYNCHRONOUS, promotable false comes with a reason; promotable is true only for a
-        STANDBY that follows.
+      GD-STATUS-006 MUST: With SYNCHRONOUS, promotable is the component's own evidence, in any role and across its
+        server's death, that it has every acknowledged write; false comes with a reason; without data it is false.
       GD-STATUS-007 MUST: Every enum has a value of the contract; health is not UNSPECIFIED.
       GD-STATUS-008 MUST: Lag is negative when unknown or without meaning, and finite.
       GD-STATUS-009 MUST: A component that stopped working is not told as HEALTHY and accepting.
@@ -383,8 +383,8 @@ class ComponentAsyncStub(ComponentStub):
       GD-STATUS-003 MUST: accepting is true only with role ACTIVE.
       GD-STATUS-004 MUST: Reading changes nothing.
       GD-STATUS-005 MUST: It answers within its deadline, also beside any other call in flight.
-      GD-STATUS-006 MUST: With SYNCHRONOUS, promotable false comes with a reason; promotable is true only for a
-        STANDBY that follows.
+      GD-STATUS-006 MUST: With SYNCHRONOUS, promotable is the component's own evidence, in any role and across its
+        server's death, that it has every acknowledged write; false comes with a reason; without data it is false.
       GD-STATUS-007 MUST: Every enum has a value of the contract; health is not UNSPECIFIED.
       GD-STATUS-008 MUST: Lag is negative when unknown or without meaning, and finite.
       GD-STATUS-009 MUST: A component that stopped working is not told as HEALTHY and accepting.
@@ -559,8 +559,8 @@ class ComponentServicer(metaclass=_abc_1.ABCMeta):
           GD-STATUS-003 MUST: accepting is true only with role ACTIVE.
           GD-STATUS-004 MUST: Reading changes nothing.
           GD-STATUS-005 MUST: It answers within its deadline, also beside any other call in flight.
-          GD-STATUS-006 MUST: With SYNCHRONOUS, promotable false comes with a reason; promotable is true only for a
-            STANDBY that follows.
+          GD-STATUS-006 MUST: With SYNCHRONOUS, promotable is the component's own evidence, in any role and across its
+            server's death, that it has every acknowledged write; false comes with a reason; without data it is false.
           GD-STATUS-007 MUST: Every enum has a value of the contract; health is not UNSPECIFIED.
           GD-STATUS-008 MUST: Lag is negative when unknown or without meaning, and finite.
           GD-STATUS-009 MUST: A component that stopped working is not told as HEALTHY and accepting.
