@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PPM = 1_000_000
-_MASK = (1 << 64) - 1
+_LOW = (1 << 32) - 1
 
 
 class Process:
@@ -96,11 +96,17 @@ class Clock:
         self._since, self.stopped = self._kernel.now, False
 
 
+# Its number, who runs it in which incarnation, and what to call with what.
+_Event = tuple[int, "Process | None", int, "Callable[..., None]", tuple[Any, ...]]
+
+
 class Kernel:
     """Time and the heap.
 
+    The heap holds points in time, and `_due` what is due at each, in the order in which it was asked for: plain
+    integers are compared much faster than entries would be.
+
     Attributes:
-        trace: Hash of everything that happened, the same for the same seed and code.
         counts: How often each thing was reached: faults, rules, reasons, branches.
         story: Lines for people, None when nobody listens.
         most_events: After that many, `overrun` is called: something goes round and round without an end.
@@ -108,28 +114,38 @@ class Kernel:
 
     def __init__(self, story: list[str] | None = None) -> None:
         self.now = 0
-        self.trace = 0xCBF29CE484222325
+        # The hash in two halves: 64 bits and more are no machine integer for a Python interpreter.
+        self._high, self._low = 0xCBF29CE4, 0x84222325
         self.events = 0
         self.most_events = 1 << 62
         self.overrun: Callable[[], None] = lambda: None
         self.counts: dict[str, int] = {}
         self.story = story
-        self._heap: list[tuple[int, int, Process | None, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._heap: list[int] = []
+        self._due: dict[int, list[_Event]] = {}
         self._sequence = 0
         self._kinds: dict[Any, int] = {}
 
     def at(self, when_ns: int, owner: Process | None, fn: Callable[..., None], *args: Any) -> None:
         """Runs something at a point in time, in the owner's present incarnation only."""
         self._sequence += 1
-        incarnation = owner.incarnation if owner is not None else 0
-        heappush(self._heap, (when_ns, self._sequence, owner, incarnation, fn, args))
+        event = (self._sequence, owner, owner.incarnation if owner is not None else 0, fn, args)
+        due = self._due.get(when_ns)
+        if due is None:
+            self._due[when_ns] = [event]
+            heappush(self._heap, when_ns)
+        else:
+            due.append(event)
 
     def run(self, until_ns: int) -> None:
         """Runs all events up to a point in time."""
-        heap, kinds = self._heap, self._kinds
-        while heap and heap[0][0] <= until_ns:
-            when, sequence, owner, incarnation, fn, args = heappop(heap)
-            self.now = when
+        heap, due, kinds = self._heap, self._due, self._kinds
+        while heap and heap[0] <= until_ns:
+            self.now = when = heap[0]
+            sequence, owner, incarnation, fn, args = due[when].pop(0)
+            if not due[when]:
+                del due[when]
+                heappop(heap)
             if owner is not None:
                 if not owner.alive or owner.incarnation != incarnation:
                     continue
@@ -140,16 +156,24 @@ class Kernel:
             number = kinds.get(kind)
             if number is None:
                 number = kinds[kind] = len(kinds) + 1
-            self.trace = ((self.trace ^ (when * 31 + sequence * 7 + number)) * 0x100000001B3) & _MASK
+            self.mark(when * 31 + sequence * 7 + number)
             self.events += 1
             if self.events > self.most_events:
                 self.overrun()
             fn(*args)
         self.now = max(self.now, until_ns)
 
+    @property
+    def trace(self) -> int:
+        """Hash of everything that happened, the same for the same seed and code."""
+        return self._high << 32 | self._low
+
     def mark(self, value: int) -> None:
-        """Mixes something that happened into the trace."""
-        self.trace = ((self.trace ^ value) * 0x100000001B3) & _MASK
+        """Mixes something that happened into the trace: FNV-1a, whose prime is 2**40 + 0x1B3, modulo 2**64."""
+        low = self._low ^ (value & _LOW)
+        product = low * 0x1B3
+        self._high = ((self._high ^ (value >> 32)) * 0x1B3 + (product >> 32) + (low << 8)) & _LOW
+        self._low = product & _LOW
 
     def count(self, key: str) -> None:
         """Something was reached."""
