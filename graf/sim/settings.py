@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import dataclass, field
 from typing import Literal
@@ -77,14 +78,22 @@ HARMLESS = frozenset(
 _FAILBACKS: tuple[Literal["Never", "Manual", "Automatic"], ...] = ("Automatic", "Automatic", "Manual", "Never")
 
 
+def stream(seed: int, name: str) -> random.Random:
+    """A random stream of a seed: the same under every PYTHONHASHSEED and on every interpreter.
+
+    It is `random.Random(text)`, but for where the text is hashed: PyPy's own `random` does that in Python.
+    """
+    text = f"{seed}/{name}".encode()
+    return random.Random(int.from_bytes(text + hashlib.sha512(text).digest()))  # noqa: S311
+
+
 class Streams:
     """Three random streams of a seed: a change in one draws nothing from the others."""
 
     def __init__(self, seed: int) -> None:
-        # Seeding by text hashes it with SHA-512: the same under every PYTHONHASHSEED and on every interpreter.
-        self.schedule = random.Random(f"{seed}/schedule")  # noqa: S311
-        self.workload = random.Random(f"{seed}/workload")  # noqa: S311
-        self.faults = random.Random(f"{seed}/faults")  # noqa: S311
+        self.schedule = stream(seed, "schedule")
+        self.workload = stream(seed, "workload")
+        self.faults = stream(seed, "faults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +180,7 @@ class Settings:
 
 def drawn(seed: int) -> Settings:
     """The settings of a seed. Sizes follow the lease: a world is described in heartbeats, whatever one lasts."""
-    draw = Streams(seed).faults
+    draw = stream(seed, "faults")
     heartbeat_ms = round(10 ** draw.uniform(2.0, 4.9))
     timing = Timing(
         heartbeat_ms * MILLISECOND_NS,
