@@ -48,6 +48,7 @@ class Database:
     with) is durable and only rises.
 
     Attributes:
+        site: Where it is.
         log: Writes that are applied here, in order.
         relay: Writes that are received durably and not applied yet; gone when replication starts anew.
         required: Sites whose receipt a write waits for before the client is told.
@@ -58,6 +59,7 @@ class Database:
     def __init__(self, world: World, process: Process) -> None:
         self.world = world
         self.process = process
+        self.site = process.name.removesuffix(".db")
         self.log: list[int] = []
         self.relay: list[int] = []
         self.guard = 0
@@ -87,11 +89,6 @@ class Database:
         self.evidence = False
         self._goal = 0
         self._probe = -1
-
-    @property
-    def site(self) -> str:
-        """Where it is."""
-        return self.process.name.removesuffix(".db")
 
     @property
     def received(self) -> int:
@@ -189,7 +186,7 @@ class Database:
 
     def _release(self) -> None:
         """Tells the clients whose writes every required site has."""
-        if self.role is not Role.ACTIVE:
+        if self.role is not Role.ACTIVE or not self.pending:
             return
         required = frozenset() if self.semi_sync_off else self.required - {self.site}
         while self.pending:

@@ -56,7 +56,7 @@ class Network:
 
     def both_ways(self, one: str, other: str) -> bool:
         """Whether a connection can be held between two locations."""
-        return self.open(one, other) and self.open(other, one)
+        return not self.cuts or (self.open(one, other) and self.open(other, one))
 
     def replicates(self, one: str, other: str) -> bool:
         """Whether two databases can hold a connection."""
