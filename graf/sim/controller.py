@@ -20,6 +20,7 @@ from graf.core.participant import Participation
 from graf.core.planning import RecordView
 from graf.core.view import (
     ComponentConfig,
+    ComponentView,
     Contend,
     Decision,
     Fence,
@@ -62,6 +63,7 @@ class Controller:
     Invariant: `role` is Active only while there is a lease.
 
     Attributes:
+        name: The site.
         part: The protocol's state; volatile.
         config: What this site has been told to protect; kept on the site's disk.
         records: What the site has decided and not yet got into Git; on the site's disk.
@@ -70,6 +72,7 @@ class Controller:
     def __init__(self, world: World, process: Process, voters: VoterList) -> None:
         self.world = world
         self.process = process
+        self.name = process.name
         settings = world.settings
         self.config = GroupConfig(
             group=GROUP,
@@ -88,11 +91,6 @@ class Controller:
         self.voter = SimVoter(world, process)
         self.start()
 
-    @property
-    def name(self) -> str:
-        """The site."""
-        return self.process.name
-
     def start(self) -> None:
         """A new incarnation: nothing is known but what is on the disk."""
         self.voter.start()
@@ -102,6 +100,7 @@ class Controller:
         self.role = Role.FENCED
         self.verdict = ""
         self.peers: dict[str, Told] = {}
+        self._seen: dict[str, tuple[PeerView, PeerView]] = {}
         self.heard: dict[str, int] = {}
         self.last_active = ("", 0)
         self.last_release: m.Release | None = None
@@ -116,7 +115,7 @@ class Controller:
         self.following = Return(self)
         self._waking = False
         self._timer_ns = 0
-        self._codes: tuple[str, ...] = ()
+        self._codes: list[str] = []
         if self.epoch:
             self.handles[gate.NAME].want(Wish(Role.FENCED, self.epoch, ""))
         self.process.after(1, self._beat)
@@ -144,7 +143,7 @@ class Controller:
         self._note(decision, view, now)
         for action in decision.actions:
             self._apply(action, now)
-        self._maintain(now)
+        self._maintain(views, now)
         # At least once a second, as a real one; a world of long heartbeats is as slow as they are.
         longest = min(self.config.timing.ttl_ns, max(SECOND_NS, self.config.timing.heartbeat_ns))
         due = now + min(decision.recheck_after_ns or longest, longest)
@@ -157,10 +156,9 @@ class Controller:
             self._timer_ns = 0
             self.wake()
 
-    def _view(self, components: dict[str, Any], now: int) -> SiteView:
+    def _view(self, components: dict[str, ComponentView], now: int) -> SiteView:
         part, voter = self.part, self.voter
         promise = voter.promise
-        others = self._voters()
         return SiteView(
             config=self.config,
             role=self.role,
@@ -172,7 +170,7 @@ class Controller:
             silent_until_ns=voter.state.silent_until_ns(GROUP),
             released_at_ns=voter.released_at if promise is not None and promise.released else None,
             components=components,
-            peers={name: self._peer(name, now) for name in others if name != self.name},
+            peers={name: self._peer(name, now) for name in self._voters() if name != self.name},
             lost_since_ns=part.lost_since_ns,
             highest_promised=part.highest_promised,
             join_since_ns=part.join_since_ns,
@@ -193,14 +191,18 @@ class Controller:
 
     def _peer(self, name: str, now: int) -> PeerView:
         heard = now - self.heard.get(name, -(1 << 60)) <= self.config.timing.suspect_ns
-        told = self.peers.get(name)
-        if told is None:
-            return PeerView(name, heard)
-        role, epoch, promotable, ready, known_set, voters = told
-        return PeerView(name, heard, role, epoch, promotable, "", ready, known_set, voters)
+        seen = self._seen.get(name)
+        return seen[heard] if seen is not None else PeerView(name, heard)
+
+    def _told(self, name: str, status: Told) -> None:
+        """Keeps what a peer tells, and how it is seen with that: silent, and heard."""
+        self.peers[name] = status
+        role, epoch, promotable, ready, known_set, voters = status
+        silent = PeerView(name, False, role, epoch, promotable, "", ready, known_set, voters)
+        self._seen[name] = (silent, replace(silent, connected=True))
 
     def _note(self, decision: Decision, view: SiteView, now: int) -> None:
-        codes = tuple(reason.code for reason in decision.reasons)
+        codes = [reason.code for reason in decision.reasons]
         if codes == self._codes:
             return
         self._codes = codes
@@ -250,11 +252,11 @@ class Controller:
             return
         self._step(protocol.contest_time_over(self.part, self.config, now))
 
-    def _maintain(self, now: int) -> None:
-        moving = any(isinstance(a, HandOver | Fence) for a in self.decision.actions) or self.moves.running
+    def _maintain(self, views: dict[str, ComponentView], now: int) -> None:
+        moving = self.moves.running or [a for a in self.decision.actions if isinstance(a, HandOver | Fence)]
         if not moving:
-            for handle in self.handles.values():
-                handle.mend()
+            for name, handle in self.handles.items():
+                handle.mend(views[name])
         if self.part.held is not None:
             self._step(protocol.tell_again(self.part, self.config, now))
 
@@ -426,13 +428,18 @@ class Controller:
             sets.append(self.part.held.current)
         return max(sets, key=lambda s: s.version, default=SyncSet())
 
+    @property
+    def promotable(self) -> bool:
+        """Whether its driver says that its data can serve."""
+        return self.db.told_promotable and not self.db.stuck and not self.db.process.paused
+
     def status(self) -> Told:
         """What this site tells its peers."""
-        ready = all(handle.settled for handle in self.handles.values()) and self.db.process.runs and not self.gate.stuck
-        promotable = self.db.told_promotable and not self.db.stuck and not self.db.process.paused
+        unsettled = [handle for handle in self.handles.values() if not handle.settled]
+        ready = not unsettled and self.db.process.runs and not self.gate.stuck
         promise = self.voter.promise
         voters = self._electorate() if promise is not None or self.part.lease is not None else None
-        return (self.role, self.epoch, promotable, ready, self.known_set(), voters)
+        return (self.role, self.epoch, self.promotable, ready, self.known_set(), voters)
 
     def _beat(self) -> None:
         now = self.process.clock()
@@ -458,7 +465,7 @@ class Controller:
         if status is None:
             return
         if self.peers.get(src) != status:
-            self.peers[src] = status
+            self._told(src, status)
             self.wake()
         if status[0] is Role.ACTIVE:
             self._note_active(src, status[1])
@@ -515,6 +522,7 @@ class Controller:
             self.last_release = release
             self._note_active(peer, release.epoch)
             self.peers.pop(peer, None)
+            self._seen.pop(peer, None)
             self.wake()
 
     def _note_active(self, site: str, epoch: int) -> None:

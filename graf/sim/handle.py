@@ -81,12 +81,11 @@ class Handle:
         self.settled = True
         self._controller.wake()
 
-    def mend(self) -> None:
+    def mend(self, view: ComponentView) -> None:
         """Asks again when what is seen contradicts what is wanted; the driver may have restarted."""
         wish = self.wanted
         if not self.settled or wish is None:
             return
-        view = self.view()
         if view.health is Health.DEAD:
             deviates = wish.role in (Role.ACTIVE, Role.STANDBY)
         elif view.health is Health.UNKNOWN:

@@ -181,8 +181,9 @@ class Manager:
         api, settings = self.shared.api, self.world.settings
         seen = {site: planning.SiteView(site) for site in settings.sites}
         for controller in sites:
-            role, epoch, promotable, _ready, _set, _voters = controller.status()
-            seen[controller.name] = planning.SiteView(controller.name, True, role.value, epoch, promotable)
+            seen[controller.name] = planning.SiteView(
+                controller.name, True, controller.role.value, controller.epoch, controller.promotable
+            )
         active = self._active(sites)
         held = active.part.held if active is not None else None
         epoch = self.shared.git.recorded.epoch
