@@ -35,12 +35,13 @@ class Lease:
     @property
     def end_ns(self) -> int:
         """When the lease ends; a time in the past when no majority ever answered."""
-        return min(self._end_by(needed, counted) for needed, counted in self.voters.tallies)
+        return min([self._end_by(needed, counted) for needed, counted in self.voters.tallies])
 
     def _end_by(self, needed: int, counted: tuple[str, ...]) -> int:
-        newest = sorted((self.sent_ns[v] for v in counted if v in self.sent_ns), reverse=True)
+        newest = [self.sent_ns[v] for v in counted if v in self.sent_ns]
         if len(newest) < needed:
             return 0
+        newest.sort(reverse=True)
         return newest[needed - 1] + self.timing.ttl_ns
 
     def valid(self, now_ns: int) -> bool:

@@ -192,7 +192,7 @@ class SiteView:
     @property
     def data(self) -> tuple[ComponentView, ...]:
         """Components that hold data under the synchronous set."""
-        return tuple(self.components[c.name] for c in self.config.components if c.synchronous)
+        return tuple([self.components[c.name] for c in self.config.components if c.synchronous])
 
     @property
     def newest_set(self) -> SyncSet:
