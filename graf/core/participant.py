@@ -167,7 +167,8 @@ def campaign_answered(
     part: Participation, config: GroupConfig, voter: str, answer: CampaignAnswer, now_ns: int
 ) -> Step:
     """Takes a voter's grant or refusal, of the contest under way or of a voter that comes late to a won epoch."""
-    part = replace(part, highest_promised=max(part.highest_promised, answer.promised_epoch))
+    if answer.promised_epoch > part.highest_promised:
+        part = replace(part, highest_promised=answer.promised_epoch)
     if answer.reason == "NotInSynchronousSet" and answer.stored_set.version > part.refused_set.version:
         part = replace(part, refused_set=answer.stored_set)
     lease = part.lease
@@ -385,6 +386,8 @@ def set_answered(part: Participation, config: GroupConfig, voter: str, answer: S
     if before is None or answer.epoch != before.epoch:
         return part, ()
     after = before.answered(voter, answer)
+    if after == before:
+        return part, ()
     return replace(part, held=after), _set_in_force(before, after)
 
 
