@@ -49,7 +49,7 @@ def copier_has_ended(volume: Path) -> bool:
 async def promoted(site: SiteUnderTest, scratch: Path) -> tuple[str, Path]:
     """Promotes a copy of the site's folder as it was left; gives the generation and the open tree."""
     shutil.rmtree(scratch, ignore_errors=True)
-    await eventually("the killed driver's copier to have ended", lambda: copier_has_ended(site.volume), 60)
+    await eventually("the killed driver's copier to have ended", lambda: copier_has_ended(site.volume), 20)
     shutil.copytree(site.volume, scratch / "volume", symlinks=True)
     parameters = site.parameters | {"directory": str(scratch / "volume"), "endpoint": "127.0.0.1:1"}
     spec = site.spec.__class__(site.spec.key, parameters)

@@ -39,7 +39,7 @@ from graf_driver_pv.resync import Returning
 from graf_driver_pv.store import StoreError
 
 T = TypeVar("T")
-PROGRAMS: Final = (("rsync", "rsync"), ("openssl", "openssl"), ("setpriv", "util-linux"), ("cp", "coreutils"))
+PROGRAMS: Final = (("rsync", "rsync"), ("openssl", "openssl"), ("cp", "coreutils"))
 _TICK_S = 0.5
 
 

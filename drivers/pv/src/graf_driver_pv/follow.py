@@ -30,6 +30,18 @@ _LOG = logging.getLogger("graf_driver_pv.follow")
 _WAIT_S = 0.5
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _MARK = "of"
+# rsync is three processes and the one that connects; none of them may go on writing, or keep the lock, when the driver
+# is killed. Standard input is a pipe that only the driver holds open: at its end the whole process group is killed.
+# SIGTERM is for rsync, which keeps what it has; the shell waits for it.
+_WITH_THE_DRIVER = """
+trap : TERM
+exec 3<&0 </dev/null
+(read -r _ <&3; kill -KILL 0) & watch=$!
+"$@" 3<&-
+code=$?
+kill "$watch" 2>/dev/null
+exit "$code"
+"""
 
 
 class PullError(RuntimeError):
@@ -220,7 +232,8 @@ class Follower:
         prefix = f"{position}/tree/./"
         listing.write_bytes(b"".join(os.fsencode(f"{prefix}{path}\0") for path in sorted(changed)))
         command = [
-            *("setpriv", "--pdeathsig", "KILL", "rsync", "-lptgo", "--omit-dir-times", "--numeric-ids", "--quiet"),
+            *("sh", "-c", _WITH_THE_DRIVER, "copy"),
+            *("rsync", "-lptgo", "--omit-dir-times", "--numeric-ids", "--quiet"),
             *("--from0", f"--files-from={listing}", f"--temp-dir={incoming / 'tmp'}"),
             *(f"--partial-dir={incoming / 'partial'}", "--timeout=30"),
         ]
@@ -232,15 +245,17 @@ class Follower:
         connect = rsync_connect_command(self._own.tls, self._peer.host, self._peer.port, self._peer.tls.name)
         process = await asyncio.create_subprocess_exec(
             *command,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "RSYNC_CONNECT_PROG": connect},
             start_new_session=True,
             pass_fds=(lock,),
         )
+        assert process.stderr is not None
         try:
-            _, told = await process.communicate()
+            told = await process.stderr.read()
+            await process.wait()
         finally:
             if process.returncode is None:
                 await _end(process)
