@@ -124,7 +124,7 @@ class Kernel:
         self._heap: list[int] = []
         self._due: dict[int, list[_Event]] = {}
         self._sequence = 0
-        self._kinds: dict[Any, int] = {}
+        self._kinds: dict[int, int] = {}
 
     def at(self, when_ns: int, owner: Process | None, fn: Callable[..., None], *args: Any) -> None:
         """Runs something at a point in time, in the owner's present incarnation only."""
@@ -152,7 +152,8 @@ class Kernel:
                 if owner.paused:
                     owner.deferred.append((fn, args))
                     continue
-            kind = fn.__code__  # the same object for every instance, and never in an order that counts
+            # The same object for every instance; never in an order that counts. Hashing the code itself takes long.
+            kind = id(fn.__code__)
             number = kinds.get(kind)
             if number is None:
                 number = kinds[kind] = len(kinds) + 1
