@@ -147,10 +147,8 @@ class Electorate:
 
     def carried_by(self, voters: Collection[str]) -> bool:
         """Whether these voters are a majority of every list."""
-        for needed, counted in self.tallies:
-            if len([v for v in counted if v in voters]) < needed:
-                return False
-        return True
+        carried = [len([v for v in counted if v in voters]) >= needed for needed, counted in self.tallies]
+        return all(carried)
 
     def describe(self) -> str:
         """For people: `v1 {east, west, witness}`, with ` -> v2 {...}` during a change."""
