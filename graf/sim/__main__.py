@@ -8,7 +8,7 @@ import multiprocessing
 import sys
 import time
 
-from graf.sim.campaign import Campaign, chunks, play_chunk
+from graf.sim.campaign import Campaign, chunks, play_chunk, tune
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     options = parser.parse_args()
     began, told = time.monotonic(), 0.0
     campaign = Campaign()
-    with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+    with multiprocessing.get_context("spawn").Pool(options.workers, tune) as pool:
         for part in pool.imap(play_chunk, chunks(options.first, options.seeds)):
             campaign.add(part)
             spent = time.monotonic() - began
