@@ -72,7 +72,7 @@ def _asked_once(self: Handle, token: int) -> None:
         _call(self, token)
 
 
-def _never_mended(_self: Handle) -> None:
+def _never_mended(_self: Handle, _view: object) -> None:
     """What is seen is not compared with what is wanted."""
 
 
