@@ -83,7 +83,7 @@ def seeds_of(bug: Bug, first: int = 0) -> Iterator[int]:
 
 
 def ablate_bug(name: str, seeds: int = SEEDS, first: int = 0) -> Result:
-    """Plays seeds with one bug until a monitor notices it."""
+    """Plays seeds with one bug until a monitor of what the bug breaks notices it."""
     bug = BY_NAME[name]
     left, red = islice(seeds_of(bug, first), seeds), ""
     played = 0
@@ -93,7 +93,7 @@ def ablate_bug(name: str, seeds: int = SEEDS, first: int = 0) -> Result:
             for seed in left:
                 played += 1
                 outcome = play(settings_of(bug, seed))
-                if outcome.invariant:
+                if outcome.invariant in bug.invariants:
                     caught = outcome
                     break
         if caught is None:
