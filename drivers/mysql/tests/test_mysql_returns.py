@@ -154,6 +154,32 @@ async def test_a_standby_whose_applier_fails_is_not_promotable(lab: Any) -> None
         await lab.west.once(Role.ACTIVE, 2, "west")
 
 
+async def test_a_resync_is_complete_when_what_was_written_meanwhile_is_here(lab: Any) -> None:
+    """A fenced standby keeps its evidence, which says nothing of what it was not there to receive."""
+    await lab.up()
+    await lab.west.ensure(Role.FENCED, 1)
+    await lab.east.ensure(Role.ACTIVE, 1, "east")
+    write(lab.east, *range(5))
+
+    async def resync() -> Any:
+        return (await lab.west.driver.resync(lab.west.spec, lab.east.peer(), ResyncStrategy.UNSPECIFIED, 1)).progress
+
+    with applying_held(lab.west):
+        await resync()
+        held = await resync()
+        assert not held.completed
+        assert "to go" in held.message
+        assert lab.west.numbers() == set()
+
+    async def completed() -> bool:
+        return bool((await resync()).completed)
+
+    await lab.until("the resync to be complete", completed)
+    assert lab.west.numbers() == set(range(5))
+    verdict = (await lab.west.driver.assess(lab.west.spec, lab.east.peer())).verdict
+    assert verdict is Verdict.CLEAN
+
+
 async def test_verdicts_of_a_returning_site(lab: Any) -> None:
     await lab.east.ensure(Role.ACTIVE, 1, "east")
     lab.east.create_table()

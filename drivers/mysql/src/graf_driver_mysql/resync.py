@@ -22,6 +22,7 @@ from graf_driver_mysql.observe import kept, positions
 from graf_driver_mysql.parameters import Endpoint
 from graf_driver_mysql.record import Record
 from graf_driver_mysql.sql import SqlError
+from graf_driver_mysql.standby import APPLY_WAIT_S
 
 log = logging.getLogger("graf.driver.mysql")
 
@@ -98,7 +99,30 @@ class Resync:
             return Progress.pending(f"{active.site} ({active.host}:{active.port}) does not answer yet", 100)
         if not component.standby.caught_up:
             return Progress.pending(component.standby.reason, 50)
-        return Progress.done()
+        return await self._reach(active)
+
+    async def _reach(self, active: Endpoint) -> Progress:
+        """Evidence is about what was acknowledged; what the active wrote while nothing was received comes on top."""
+        backend = self.component.backend
+        try:
+            session = await backend.remote_session(active)
+        except SqlError as error:
+            return Progress.pending(f"the active site cannot be asked: {error}", 100)
+        try:
+            _, theirs = await kept(session)
+        except SqlError as error:
+            return Progress.pending(f"the active site cannot be asked: {error}", 100)
+        finally:
+            session.close()
+        ends = time.monotonic() + APPLY_WAIT_S
+        while True:
+            _, _, mine = await positions(backend.control)
+            missing = theirs.beyond(mine)
+            if not missing:
+                return Progress.done()
+            if time.monotonic() >= ends:
+                return Progress.pending(f"catching up with the active: {', '.join(missing)} to go", 50)
+            await asyncio.sleep(0.02)
 
     async def _rebuild(self, finding: Assessment, epoch: int) -> None:
         backend = self.component.backend
