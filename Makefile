@@ -104,8 +104,9 @@ workload-sanity: programs ## The conformance kit against the workload driver on 
 redis-sanity: $(SETUP) ## The conformance kit against two real Redis servers (a minute)
 	.venv/bin/python -m pytest -q drivers/examples/redis/tests/conformance/check_contract.py
 
-mysql-sanity: $(SETUP) ## The conformance kit against two real MariaDB servers (minutes)
+mysql-sanity: $(SETUP) ## The conformance kit against two real MariaDB servers, then two of MySQL (minutes)
 	.venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
+	GRAF_SANITY_ENGINE=mysql .venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
 
 check: lint types layers generated docs-check ## Lint, types, layers, generated files, links of the docs
 

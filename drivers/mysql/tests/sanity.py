@@ -1,4 +1,7 @@
-"""What graf-driver-sanity needs to know of mysql, with two real MariaDB servers: `make mysql-sanity`."""
+"""What graf-driver-sanity needs to know of mysql, with two real servers: `make mysql-sanity`.
+
+MariaDB's, or with `GRAF_SANITY_ENGINE=mysql` those of the MySQL that the set-up installed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,10 @@ from typing import Any
 import pymysql
 from graf_driver_sanity.config import Budget, Config, Invalid, Side
 
+ENGINE = os.environ.get("GRAF_SANITY_ENGINE", "mariadb")
+MYSQL = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graf" / "mysql-server" / "bin"
+if ENGINE == "mysql":
+    os.environ["PATH"] = f"{MYSQL}:{os.environ['PATH']}"
 PASSWORD = "it-is-a-secret-of-mysql"
 BASE = Path(tempfile.mkdtemp(prefix="gsm-", dir="/tmp"))
 
@@ -43,6 +50,7 @@ def side(name: str, number: int) -> Side:
         "socketDir": str(BASE / f"s-{name}"),
         "credentialsDir": str(credentials),
         "application": {"database": "app", "user": "app"},
+        "engine": ENGINE,
     }
     command = (sys.executable, "-c", "from graf_driver_mysql.main import main; raise SystemExit(main())")
     return Side(name, command=command, parameters=parameters)
@@ -51,7 +59,7 @@ def side(name: str, number: int) -> Side:
 def _client(site: str) -> Any:
     return pymysql.connect(
         host="127.0.0.1", port=PORTS[site], user="app", password=PASSWORD, database="app", autocommit=True,
-        ssl_disabled=True, connect_timeout=5, read_timeout=5, write_timeout=5,
+        ssl_disabled=True, connect_timeout=10, read_timeout=20, write_timeout=20,
     )  # fmt: skip
 
 
@@ -79,7 +87,7 @@ def config() -> Config:
     """Both sites."""
     east, west = side("east", 20), side("west", 30)
     return Config(
-        name="mysql",
+        name=f"mysql on {ENGINE}",
         component="db",
         site=east,
         peer=west,

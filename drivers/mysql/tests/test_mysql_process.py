@@ -108,3 +108,21 @@ async def test_a_watcher_hears_of_the_servers_death_within_milliseconds(lab: Any
         measured(f"death told to a watcher after {took_ms:.1f} ms")
         assert took_ms < 300  # the kernel needs 10-20 ms to tear the process down
         watch.cancel()
+
+
+async def test_a_server_that_a_killed_driver_left_behind_is_ended_before_the_next_one_starts(lab: Any) -> None:
+    """By its files, not by its number alone: the number may be somebody else's by now."""
+    sleeper = (sys.executable, "-c", "import time; time.sleep(60)")
+    left = await asyncio.create_subprocess_exec(*sleeper, f"--defaults-file={lab.west.root / 'server.cnf'}")
+    stranger = await asyncio.create_subprocess_exec(*sleeper)
+    try:
+        (lab.west.root / "server.pid").write_text(f"{left.pid}\n")
+        (lab.east.root / "server.pid").write_text(f"{stranger.pid}\n")
+        await lab.up()
+        assert await asyncio.wait_for(left.wait(), 5) == -signal.SIGKILL
+        assert stranger.returncode is None
+    finally:
+        for process in (left, stranger):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

@@ -161,7 +161,7 @@ class Engine(ABC):
             f"[{self.section}]\n"
             f"{user}datadir = {layout.data}\n"
             f"socket = {parameters.socket}\n"
-            f"pid_file = {layout.root / 'server.pid'}\n"
+            f"pid_file = {layout.pid}\n"
             f"bind_address = {parameters.bind_address}\n"
             f"port = {parameters.port}\n"
             f"server_id = {parameters.server_id}\n"

@@ -38,6 +38,11 @@ class Layout:
         return self.root / "server.cnf"
 
     @property
+    def pid(self) -> Path:
+        """Where the server writes its process id."""
+        return self.root / "server.pid"
+
+    @property
     def log(self) -> Path:
         """The server's error log."""
         return self.root / "server.log"

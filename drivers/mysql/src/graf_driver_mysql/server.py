@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from graf_driver_mysql.engines import engine
 from graf_driver_mysql.layout import Layout
@@ -66,9 +67,10 @@ class Server:
         if threading.current_thread() is not threading.main_thread():
             # PR_SET_PDEATHSIG follows the thread that started the child, not the process.
             raise RuntimeError("the server must be started from the main thread, which lives as long as the driver")
-        self._spawn(truncate)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
+                await self._end_predecessor()
+                self._spawn(truncate)
                 await self._listening()
         except TimeoutError:
             await self.kill()
@@ -96,12 +98,20 @@ class Server:
         wanted = [line for line in text.splitlines() if "ERROR" in line or "Aborting" in line]
         return " | ".join((wanted or text.splitlines())[-lines:]) or "(empty log)"
 
+    async def _end_predecessor(self) -> None:
+        """The server of a driver that was killed is being killed as well: its files are free only when it is dead."""
+        while (pid := _running_with(self.layout)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.01)
+
     def _spawn(self, truncate: bool) -> None:
         setpriv = program("setpriv", "util-linux")
         executable = program(*self.engine.server)
         layout = self.layout
         self.parameters.socket_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.parameters.socket.unlink(missing_ok=True)
+        Path(f"{self.parameters.socket}.lock").unlink(missing_ok=True)  # MySQL believes any process that has its number
         layout.config.write_text(self.engine.configuration(self.site, self.parameters, layout), encoding="utf-8")
         if layout.log.exists() and layout.log.stat().st_size > _LOG_LIMIT_BYTES:
             layout.log.replace(layout.log.with_suffix(".log.1"))
@@ -142,3 +152,13 @@ class Server:
                 return
             # The server tells readiness to systemd only; a look every 3 ms costs nothing beside a start of 200 ms.
             await asyncio.sleep(0.003)
+
+
+def _running_with(layout: Layout) -> int | None:
+    """The process that runs a server on these files, by its pid file and its command line; None without one."""
+    try:
+        pid = int(layout.pid.read_text(encoding="ascii"))
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if f"--defaults-file={layout.config}".encode() in arguments else None
