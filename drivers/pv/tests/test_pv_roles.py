@@ -211,3 +211,72 @@ async def test_a_volume_is_shut_after_a_crash_of_its_driver_and_open_after_its_o
     assert not east.current.exists()
     await east.ensure(Role.ACTIVE, 1)
     assert east.current.exists()
+
+
+async def test_a_site_with_a_generation_of_its_own_is_refused_as_standby_at_the_first_call(sites: Pair) -> None:
+    east, west = sites
+    await follow(east, west)
+    fill(east.current, "one", 3)
+    await west.wait_generation_with(east.current)
+    await west.ensure(Role.FENCED, 1)
+    (east.current / "only-here").write_text("never copied")
+    await east.wait_generation_with(east.current)
+    await east.ensure(Role.FENCED, 1)
+    await west.ensure(Role.ACTIVE, 2)
+    assert east.client is not None
+    with pytest.raises(DriverCallError, match="call Assess, then Resync"):
+        await east.ensure(Role.STANDBY, 2, "west")
+    assert (await east.status()).role is Role.FENCED
+    assert east.generations
+
+
+async def test_a_promoted_volume_that_did_not_change_keeps_its_position(sites: Pair) -> None:
+    east, west = sites
+    await follow(east, west)
+    fill(east.current, "one", 3)
+    await west.wait_generation_with(east.current)
+    position = await _quiesce(east, 1)
+    assert west.client is not None
+    assert (await west.client.await_position(west.spec, position, 30_000)).reached
+    await east.ensure(Role.FENCED, 1)
+    await west.ensure(Role.ACTIVE, 2)
+    assert (await west.status()).position == position
+    await west.wait_generation_with(west.current)
+    assert west.generations == [position]
+
+    async def clean() -> bool:
+        return (await _verdict(east, west)).verdict is Verdict.CLEAN
+
+    await eventually("east to be clean", clean, 60, 0.05)
+    await east.ensure(Role.STANDBY, 2, "west")
+    (west.current / "later").write_text("x")
+    await east.wait_generation_with(west.current)
+
+
+async def test_a_resync_brings_what_was_written_just_before_it(sites: Pair) -> None:
+    east, west = sites
+    await follow(east, west)
+    fill(east.current, "one", 3)
+    await west.wait_generation_with(east.current)
+    await west.ensure(Role.FENCED, 1)
+    (east.current / "last").write_text("written a moment ago")
+    assert (await _verdict(west, east)).verdict is Verdict.BEHIND
+    await _resync(west, east, ResyncStrategy.FOLLOW, 1)
+    assert (await _verdict(west, east)).verdict is Verdict.CLEAN
+    assert "last" in digest_of(west.volume / "generations" / west.generations[-1] / "tree")
+
+
+async def test_a_live_copy_that_is_gone_is_not_told_as_served(sites: Pair) -> None:
+    east, _ = sites
+    await east.ensure(Role.ACTIVE, 1)
+    fill(east.current, "one", 3)
+    await east.wait_generation_with(east.current)
+    kept = digest_of(east.current)
+    (east.volume / "live" / "tree").rename(east.volume / "lost")
+    status = await east.status()
+    assert (status.role, status.accepting) == (Role.ACTIVE, False)
+    assert "the live copy is gone" in status.message
+    await east.ensure(Role.ACTIVE, 1)
+    assert digest_of(east.current) == kept
+    (east.current / "again").write_text("x")
+    await east.wait_generation_with(east.current)

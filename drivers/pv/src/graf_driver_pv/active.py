@@ -17,6 +17,7 @@ from graf_driver_pv import hooks
 from graf_driver_pv.events import Changes, Watcher
 from graf_driver_pv.manifest import Manifest
 from graf_driver_pv.parameters import Mode, Parameters
+from graf_driver_pv.position import Position
 from graf_driver_pv.seal import seal
 from graf_driver_pv.server import Server
 from graf_driver_pv.store import Store, StoreError
@@ -29,7 +30,13 @@ class Active:
     """What runs while a component is ACTIVE. It never touches the live copy, so it can be ended at any point."""
 
     def __init__(
-        self, store: Store, parameters: Parameters, epoch: int, peers: Mapping[str, str], on_change: Callable[[], None]
+        self,
+        store: Store,
+        parameters: Parameters,
+        epoch: int,
+        peers: Mapping[str, str],
+        opened: Position | None,
+        on_change: Callable[[], None],
     ) -> None:
         self._store = store
         self._parameters = parameters
@@ -38,6 +45,8 @@ class Active:
         self._loop = asyncio.get_running_loop()
         self._dirty = asyncio.Event()
         self._loaded = asyncio.Event()
+        self._looked = asyncio.Event()
+        self._opened = opened  # the newest generation when the volume was opened
         self._made = asyncio.Condition()
         self._sealing = asyncio.Lock()
         self._sealing_since_ns = 0
@@ -87,6 +96,18 @@ class Active:
         """Its name and when it was begun."""
         return (str(self._known.position), self._known.begun_wall_ms) if self._known else ("", 0)
 
+    @property
+    def position(self) -> str:
+        """The newest generation's name, also before its manifest has been read."""
+        known = self._known.position if self._known else self._opened
+        return str(known or "")
+
+    async def looked(self, timeout_s: float) -> None:
+        """Waits until what the volume had when it was opened is in a generation, or cannot be."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._looked.wait()
+
     def ancestry(self) -> dict[str, Any]:
         """What the live copy descends from."""
         known = self._known or self._base
@@ -101,6 +122,22 @@ class Active:
             since = [at for at in (self.watcher.since_ns, self._sealing_since_ns) if at]
             return (now_ns - min(since)) / 1e9 if since else 0.0
         return max(time.time_ns() / 1e9 - begun_wall_ms / 1e3, 0.0)
+
+    async def pending(self) -> bool:
+        """Whether there are changes, made before this call, that are in no generation yet.
+
+        Where no events are heard (Scheduled, or the kernel cannot watch all) nobody knows before the next comparison,
+        and generations are all that counts.
+        """
+        if self._parameters.mode is Mode.SCHEDULED:
+            return False
+        watcher = self.watcher
+        if watcher is None:
+            return True  # not looked at since the activation
+        if watcher.problem:
+            return False
+        await run_blocking(watcher.settle)
+        return bool(watcher.since_ns or self._sealing_since_ns)
 
     async def wait_newer(self, have: str, timeout_s: float) -> None:
         """Waits for a generation other than this one."""
@@ -146,6 +183,7 @@ class Active:
                     self._dirty.set()
                 await self._seal_with_hooks()
                 self._tell("")
+                self._looked.set()
                 await self._wait_due()
             except (StoreError, DriverError, OSError, ValueError) as error:
                 self._tell(f"no generation can be made: {error}")
@@ -218,6 +256,8 @@ class Active:
             self._loop.call_soon_threadsafe(self._dirty.set)
 
     def _tell(self, problem: str) -> None:
+        if problem:
+            self._looked.set()
         if problem != self.problem:
             self.problem = problem
             if problem:

@@ -32,6 +32,7 @@ class Head:
         asked_ns: a point in time here, not after the answer was true there.
         behind_s: age, at that time, of the oldest change that this site does not have; negative when unknown.
         base: position of what its live copy was made of, with `lineage`; None when it has none yet.
+        pending: its live copy has changes that are in no generation yet; told by `look` only.
     """
 
     epoch: int
@@ -41,6 +42,7 @@ class Head:
     asked_ns: int
     base: Position | None
     lineage: dict[int, int]
+    pending: bool = False
 
     def has(self, position: Position) -> bool:
         """Whether everything of a generation is in what the active site serves."""
@@ -84,17 +86,30 @@ class Client:
         """
         sent_ns = time.monotonic_ns()
         request = {"op": "next", "have": str(have or ""), "begun_wall_ms": begun_wall_ms, "wait_s": wait_s}
-        answer = await self._ask(request, wait_s + ANSWER_S)
+        return self._head(await self._ask(request, wait_s + ANSWER_S), sent_ns)
+
+    async def look(self) -> Head:
+        """What the active site has now, for a verdict; it does not count as following.
+
+        Raises:
+            ClientError: no sensible answer.
+        """
+        sent_ns = time.monotonic_ns()
+        return self._head(await self._ask({"op": "look"}, ANSWER_S), sent_ns)
+
+    @staticmethod
+    def _head(answer: dict[str, Any], sent_ns: int) -> Head:
         try:
             base = answer["ancestry"]
             return Head(
                 epoch=int(answer["epoch"]),
                 newest=Position.parse(answer["newest"]) if answer["newest"] else None,
                 newest_begun_wall_ms=int(answer["newest_begun_wall_ms"]),
-                behind_s=float(answer["behind_s"]),
-                asked_ns=sent_ns + int(float(answer["waited_s"]) * 1e9),
+                behind_s=float(answer.get("behind_s", -1)),
+                asked_ns=sent_ns + int(float(answer.get("waited_s", 0)) * 1e9),
                 base=Position.parse(base["position"]) if base else None,
                 lineage={int(epoch): int(number) for epoch, number in base["lineage"]} if base else {},
+                pending=bool(answer.get("pending", False)),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise ClientError(f"the active site's answer makes no sense: {error!r}") from error

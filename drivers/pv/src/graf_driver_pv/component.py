@@ -27,6 +27,9 @@ from graf_driver_pv.store import Store
 _LOG = logging.getLogger("graf_driver_pv.component")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _QUIESCE_CALL_S = 1.5
+_STANDBY_CALL_S = 1.5
+_LOOK_S = 1.0
+_OWN = "goes on with its own live copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +123,20 @@ class Component:
 
     async def _activate(self, request: EnsureRole) -> Progress:
         await self._stop_following()
-        message = await run_blocking(self._take_up)
+        if not self.layout.tree.is_dir():
+            await self._stop_active()  # the live copy was lost under it
+        message, opened = await run_blocking(self._take_up)
         await self.save(
             replace(self.record, role=Role.ACTIVE, epoch=request.epoch, served_epoch=request.epoch, quiesced=False)
         )
         await run_blocking(self._publish)
         names = peer_names(request.peers)
         if self.active is None:
-            self.active = Active(self.store, self.parameters, request.epoch, names, self.on_change)
+            self.active = Active(self.store, self.parameters, request.epoch, names, opened, self.on_change)
+            if message == _OWN:
+                # The position is told by generations: it would move at once by what was written before. Applications
+                # have the volume already.
+                await self.active.looked(_LOOK_S)
         else:
             self.active.go_on(request.epoch, names)
         self.on_change()
@@ -137,8 +146,6 @@ class Component:
         await run_blocking(self.withdraw)
         await self._stop_active()
         peer = request.active_peer
-        if self.follower is not None and self.follower.diverged:
-            raise NeedsResyncError(f"{self.key} cannot follow: {self.follower.problem}; call Assess, then Resync")
         local = await run_blocking(self.look)
         if local.changes:
             raise NeedsResyncError(
@@ -147,9 +154,18 @@ class Component:
             )
         await run_blocking(self.lay_down, local)
         followed = self.record.followed or peer is not None
-        record = replace(self.record, role=Role.STANDBY, epoch=request.epoch, followed=followed, quiesced=False)
-        await self.save(record)
+        role = Role.FENCED if self.record.role is Role.ACTIVE else self.record.role
+        await self.save(replace(self.record, role=role, epoch=request.epoch, followed=followed, quiesced=False))
         await self.follow(peer, request.epoch)
+        follower = self.follower
+        if follower is not None:
+            await follower.wait_for(lambda: follower.confirmed or follower.diverged, _STANDBY_CALL_S)
+            if follower.diverged:
+                await self.shut(Role.FENCED if role is Role.STANDBY else role, request.epoch)
+                raise NeedsResyncError(f"{self.key} cannot follow: {follower.problem}; call Assess, then Resync")
+            if not follower.confirmed:
+                return Progress.pending(f"waiting for {follower.peer_site}: {follower.problem or 'no answer'}", 100)
+        await self.save(replace(self.record, role=Role.STANDBY))
         self.on_change()
         return Progress.done("follows" if peer is not None else "waits for an active site to follow")
 
@@ -241,6 +257,11 @@ class Component:
         """Whether applications find the volume."""
         return self.layout.current.is_symlink()
 
+    @property
+    def is_served(self) -> bool:
+        """Whether applications find the volume, and something in it to open."""
+        return self.is_open and self.layout.current.is_dir()
+
     def withdraw(self) -> None:
         """Applications do not find the volume any more."""
         if os.path.lexists(self.layout.current):
@@ -256,13 +277,19 @@ class Component:
         fresh.replace(self.layout.current)
         durable.sync_folder(self.layout.root)
 
-    def _take_up(self) -> str:
-        """Sees to a live copy: this site's own, else the newest complete generation, else an empty one."""
+    def _take_up(self) -> tuple[str, Position | None]:
+        """Sees to a live copy: this site's own, else the newest complete generation, else an empty one.
+
+        Returns:
+            What was done, and the newest generation that the live copy descends from.
+        """
         if self.layout.tree.is_dir():
             base = self.store.base()
             if base is not None:
                 self._drop_shared(base.position)
-            return "goes on with its own live copy"
+            newest = self.store.positions()[:1]
+            return _OWN, newest[0] if newest else base.position if base is not None else None
+        durable.discard(self.layout.live, self.layout.trash)  # without a tree it holds nothing
         for position in self.store.positions():
             manifest = self.store.manifest(position)
             folder = self.layout.generation(str(position))
@@ -271,16 +298,15 @@ class Component:
                 continue
             durable.move(folder, self.layout.live)
             self._drop_shared(position)
-            return f"opened generation {position}"
+            return f"opened generation {position}", position
         if self.record.followed:
             raise NeedsResyncError(
                 f"{self.key} followed another site and has no complete generation: an empty volume would be served. "
                 f"Let it follow until it has one, or make another site active"
             )
-        durable.discard(self.layout.live, self.layout.trash)
         self.layout.tree.mkdir(parents=True)
         durable.sync_folder(self.layout.live)
-        return "opened an empty volume"
+        return "opened an empty volume", None
 
     def _drop_shared(self, base: Position) -> None:
         """What shares files (hard links) with the live copy would change with it."""

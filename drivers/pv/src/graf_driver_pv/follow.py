@@ -73,6 +73,7 @@ class Follower:
         self.newest: Manifest | None = None
         self.head: Head | None = None
         self.diverged = False
+        self.confirmed = False  # the active has said that what is here went into what it serves
         self.problem = "not connected yet"
         self.pulling = ""
         self.pulls = 0
@@ -128,6 +129,7 @@ class Follower:
 
     async def _follow(self) -> None:
         self.newest = await run_blocking(self._store.newest)
+        self.confirmed |= self.newest is None  # who has nothing lacks no common history
         client = await Client.connect(self._own, self._peer)
         try:
             while True:
@@ -135,6 +137,8 @@ class Follower:
                 head = await client.next(
                     have.position if have else None, have.begun_wall_ms if have else 0, _WAIT_S if have else 0.1
                 )
+                # Of the data alone: also a site that has not been told of the newest epoch yet can say it.
+                self.confirmed |= have is not None and head.has(have.position)
                 if head.epoch < self.epoch:
                     raise ClientError(
                         f"{self.peer_site} serves epoch {head.epoch}, and this site knows epoch {self.epoch}: "

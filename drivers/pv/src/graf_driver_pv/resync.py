@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graf_driver_sdk.blocking import run_blocking
@@ -18,6 +19,8 @@ from graf_driver_pv.position import Position
 
 _TOLD = 20
 _CALL_S = 2.0
+_SETTLE_S = 1.5  # a site that has just become active answers within this
+_SEAL_S = 10.0  # how long a resync waits for the active to make a generation of what it has
 
 
 @dataclass
@@ -27,6 +30,8 @@ class _Task:
     site: str
     epoch: int
     target: Position | None = None
+    before: Position | None = None  # the active's newest when the resync began, if that was not everything
+    begun_s: float = field(default_factory=time.monotonic)
     archive: str = ""
     archived: bool = False
 
@@ -44,7 +49,7 @@ class Returning:
         local = await run_blocking(component.look)
         here = str(local.newest.position) if local.newest else ""
         try:
-            head = await self._head(active)
+            head = await self._settled_head(active)
         except ClientError as error:
             return Assessment(Verdict.UNKNOWN, here, message=str(error))
         there = str(head.newest or head.base or "")
@@ -58,7 +63,7 @@ class Returning:
             return Assessment(Verdict.DIVERGED, here, there, divergent)
         if local.newest is None:
             return Assessment(Verdict.EMPTY, here, there)
-        clean = head.base is not None and local.newest.position == head.base and head.newest in (None, head.base)
+        clean = local.newest.position == head.base and head.newest in (None, head.base) and not head.pending
         return Assessment(Verdict.CLEAN if clean else Verdict.BEHIND, here, there)
 
     async def resync(self, active: Peer, strategy: ResyncStrategy, epoch: int) -> Resynced:
@@ -77,7 +82,14 @@ class Returning:
             return Resynced(Progress.pending(f"{active.site} still serves epoch {head.epoch}", 300), task.archive)
         if head.newest is None:
             return Resynced(Progress.pending(f"{active.site} has no complete generation yet", 300), task.archive)
-        task.target = task.target or head.newest
+        if task.target is None:
+            # What was written before this call must come, too: else the site would be behind when it is done.
+            task.before = task.before or head.newest
+            waited_s = time.monotonic() - task.begun_s
+            if head.pending and head.newest == task.before and waited_s < _SEAL_S:
+                message = f"{active.site} is making a generation of what was written last"
+                return Resynced(Progress.pending(message, 50), task.archive)
+            task.target = head.newest
         if component.follower is None or not task.archived:
             await self._make_room(task, strategy, head)
         await component.follow(active, epoch)
@@ -110,10 +122,24 @@ class Returning:
         task.archived = True
         await component.save(replace(component.record, followed=True))
 
+    async def _settled_head(self, active: Peer) -> Head:
+        """As `_head`, but a site that became active just now gets the time to begin to serve."""
+        ends = time.monotonic() + _SETTLE_S
+        while True:
+            last = time.monotonic() >= ends
+            try:
+                head = await self._head(active)
+                if last or (head.base is not None and head.epoch >= self._component.record.epoch):
+                    return head
+            except ClientError:
+                if last:
+                    raise
+            await asyncio.sleep(0.05)
+
     async def _head(self, active: Peer) -> Head:
         client = await Client.connect(self._component.parameters, peer_parameters(active))
         try:
-            return await client.next(None, 0, 0.0)
+            return await client.look()
         finally:
             client.close()
 

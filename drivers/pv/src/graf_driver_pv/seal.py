@@ -128,7 +128,8 @@ def seal(
         still: the application is known to write nothing (frozen, quiesced).
 
     Returns:
-        The new generation; None when nothing had changed since the newest.
+        The new generation, under the name of the one that the live copy was made of when it is exactly that one again;
+        None when nothing had changed since the newest.
     """
     begun_wall_ms = time.time_ns() // 1_000_000
     base = store.newest()
@@ -159,6 +160,8 @@ def seal(
     apply_root(draft.tree, root)
     durable.sync_all(draft.files, draft.folders | {draft.tree})
     manifest = Manifest(position, lineage, consistency, begun_wall_ms, draft.entries, root)
+    if base is None and ancestor is not None and dict(ancestor.entries) == draft.entries and root == ancestor.root:
+        manifest = ancestor  # a name says what is in it: who has it lacks nothing
     store.commit(manifest)
     return manifest
 

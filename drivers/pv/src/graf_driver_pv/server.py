@@ -49,6 +49,9 @@ class Source(Protocol):
     async def wait_newer(self, have: str, timeout_s: float) -> None:
         """Waits for a generation other than this one."""
 
+    async def pending(self) -> bool:
+        """Whether the live copy has changes, made before this call, that are in no generation yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -71,8 +74,8 @@ class Server:
         self._sessions: set[asyncio.Task[Any]] = set()
         self.allowed: Mapping[str, str] = {}
         self.heard: dict[str, Heard] = {}
-        # What a site is reading; it must not go away under its hands.
-        self.pinned: dict[str, str] = {}
+        # What is being read, by connection; it must not go away under the reader's hands.
+        self.pinned: dict[asyncio.StreamWriter, str] = {}
 
     async def start(self) -> None:
         """Begins to listen.
@@ -120,7 +123,7 @@ class Server:
                 try:
                     await self._talk(sites[0], reader, writer)
                 finally:
-                    self.pinned.pop(sites[0], None)
+                    self.pinned.pop(writer, None)
         except (OSError, asyncio.IncompleteReadError, ssl.SSLError, ValueError, KeyError, TypeError, TimeoutError):
             pass  # the caller went away or spoke nonsense: it comes again
         finally:
@@ -133,12 +136,16 @@ class Server:
         # No limit while a generation is being read: it may take hours.
         while line := await reader.readline():
             request = json.loads(line)
-            self.pinned.pop(site, None)
+            self.pinned.pop(writer, None)
             if request["op"] == "next":
                 answer = await self._next(site, request)
                 writer.write(json.dumps(answer).encode() + b"\n")
+            elif request["op"] == "look":
+                # Nothing may come between: what is pending is pending beside this newest generation.
+                pending = await self._source.pending()
+                writer.write(json.dumps(self._head() | {"pending": pending}).encode() + b"\n")
             elif request["op"] == "manifest":
-                self.pinned[site] = str(request["name"])
+                self.pinned[writer] = str(request["name"])
                 content = await asyncio.to_thread(self._manifest, str(request["name"]))
                 writer.write(json.dumps({"size": len(content)}).encode() + b"\n" + content)
             await writer.drain()
@@ -152,14 +159,15 @@ class Server:
         self.heard[site] = Heard(have, time.monotonic_ns(), behind_s)
         if before is None or before.have != have:
             self._on_change()
+        return self._head() | {"behind_s": behind_s, "waited_s": (time.monotonic_ns() - begun) / 1e9}
+
+    def _head(self) -> dict[str, Any]:
         newest, begun_wall_ms = self._source.newest()
         return {
             "epoch": self._source.epoch,
             "newest": newest,
             "newest_begun_wall_ms": begun_wall_ms,
-            "behind_s": behind_s,
             "ancestry": self._source.ancestry(),
-            "waited_s": (time.monotonic_ns() - begun) / 1e9,
         }
 
     def _manifest(self, name: str) -> bytes:

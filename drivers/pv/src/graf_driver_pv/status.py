@@ -39,8 +39,14 @@ def _active(component: Component) -> Status:
     active, facts = component.active, _facts(component)
     if active is None:
         message = "the volume is open; its driver was restarted and does not copy until it is asked again"
-        return Status(Role.ACTIVE, Health.INITIALISING, accepting=component.is_open, message=message, facts=facts)
-    newest, _ = active.newest()
+        return Status(
+            Role.ACTIVE,
+            Health.INITIALISING,
+            accepting=component.is_served,
+            promotable_reason="it is the active",
+            message=message,
+            facts=facts,
+        )
     now_ns = time.monotonic_ns()
     rpo = {}
     followers = []
@@ -54,16 +60,19 @@ def _active(component: Component) -> Status:
     facts |= rpo | _active_facts(active)
     if component.quiescing is not None or component.record.quiesced:
         facts["quiesced"] = "yes"
+    problem = active.problem
+    if component.is_open and not component.is_served:
+        problem = f"{component.layout.current} leads nowhere: the live copy is gone"
     return Status(
         Role.ACTIVE,
-        Health.UNHEALTHY if active.problem else Health.HEALTHY,
-        accepting=component.is_open,
-        position=newest,
+        Health.UNHEALTHY if problem else Health.HEALTHY,
+        accepting=component.is_served,
+        position=active.position,
         lag_seconds=0.0,
         promotable=False,
         promotable_reason="it is the active",
         followers=tuple(followers),
-        message=active.problem,
+        message=problem,
         facts=facts,
     )
 
