@@ -27,7 +27,7 @@ TYPED_TESTS := tests/author tests/cli tests/core tests/crd tests/docs tests/dril
   drivers/sdk/tests drivers/fake/tests drivers/network/tests drivers/objects/tests drivers/pv/tests drivers/workload/tests drivers/sanity/tests drivers/examples/go/tests drivers/examples/redis/tests
 PACKAGES := graf graf_orchestrator graf_driver_sdk graf_driver_fake graf_driver_mysql graf_driver_network graf_driver_objects graf_driver_pv graf_driver_workload graf_driver_sanity graf_driver_redis
 
-.PHONY: help pv-kills bench-pv setup programs lab drill drills sim regressions test network-sanity workload-sanity objects-sanity mysql-sanity redis-sanity check lint types layers generated docs-check generate clean fuzz
+.PHONY: help pv-kills bench-pv setup programs lab drill drills sim regressions test network-sanity workload-sanity objects-sanity pv-sanity mysql-sanity redis-sanity check lint types layers generated docs-check generate clean fuzz
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ network-sanity: $(SETUP) ## The conformance kit against the network driver in ea
 
 objects-sanity: programs ## The conformance kit against the objects driver at two real API servers (some minutes)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/objects/tests/conformance/check_contract.py
+
+pv-sanity: $(SETUP) ## The conformance kit against two real volumes with rsync over TLS (some minutes; report in out/sanity)
+	$(ROOT) .venv/bin/python -m pytest -q drivers/pv/tests/conformance/check_contract.py
 
 workload-sanity: programs ## The conformance kit against the workload driver on a real control plane (some minutes)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/workload/tests/conformance_workload.py
