@@ -125,7 +125,8 @@ class Component:
         await self._stop_following()
         if not self.layout.tree.is_dir():
             await self._stop_active()  # the live copy was lost under it
-        message, opened = await run_blocking(self._take_up)
+        # Not beside a generation that is being made: what is in its way there would be taken from under it.
+        message, opened = (_OWN, None) if self.active is not None else await run_blocking(self._take_up)
         await self.save(
             replace(self.record, role=Role.ACTIVE, epoch=request.epoch, served_epoch=request.epoch, quiesced=False)
         )
@@ -133,9 +134,9 @@ class Component:
         names = peer_names(request.peers)
         if self.active is None:
             self.active = Active(self.store, self.parameters, request.epoch, names, opened, self.on_change)
-            if message == _OWN:
-                # The position is told by generations: it would move at once by what was written before. Applications
-                # have the volume already.
+            if opened is None or message == _OWN:
+                # The position is told by generations: it would move at once by what is there already. Applications have
+                # the volume meanwhile.
                 await self.active.looked(_LOOK_S)
         else:
             self.active.go_on(request.epoch, names)
