@@ -24,6 +24,8 @@ from graf_driver_pv.store import Store, StoreError
 
 _LOG = logging.getLogger("graf_driver_pv.active")
 _RETRY_S = 1.0
+_QUIET_NS = 50_000_000
+_LONGEST_WAIT_NS = 500_000_000  # a file that is written without a pause is not waited for
 
 
 class Active:
@@ -201,6 +203,17 @@ class Active:
                 await self._dirty.wait()
         left_s = self._parameters.interval_s - (self._loop.time() - self._last_begun_s)
         await asyncio.sleep(max(left_s, 0.0))
+        await self._wait_quiet()
+
+    async def _wait_quiet(self) -> None:
+        """One generation of what is written together, instead of one that begins with its first file."""
+        ends_ns = time.monotonic_ns() + _LONGEST_WAIT_NS
+        while self.watcher is not None and not self.watcher.problem:
+            until_ns = min(self.watcher.heard_ns + _QUIET_NS, ends_ns)
+            left_s = (until_ns - time.monotonic_ns()) / 1e9
+            if left_s <= 0:
+                return
+            await asyncio.sleep(left_s)
 
     async def _seal_with_hooks(self) -> None:
         commands = self._parameters.hooks

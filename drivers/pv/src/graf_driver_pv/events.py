@@ -61,6 +61,7 @@ class Watcher:
         self._changes = Changes(everything=True, since_ns=time.monotonic_ns())
         self._folders: dict[int, str] = {}
         self._stop = threading.Event()
+        self.heard_ns = 0  # when something was heard last, CLOCK_MONOTONIC
         self.overflows = 0
         self.problem = ""
         self._inotify = INotify()
@@ -121,7 +122,7 @@ class Watcher:
                 else:
                     self._hear(event.wd, event.mask, event.name, seen)
             if seen:
-                seen.since_ns = now_ns
+                seen.since_ns = self.heard_ns = now_ns
                 with self._lock:
                     self._changes.add(seen)
                 self._on_change()
