@@ -160,6 +160,7 @@ class GroupAgent:
             status.ClearField("voters")  # none, or none that anybody could vote by
         before = self.peers.get(peer)
         self.peers[peer] = status
+        self.protocol.heard_set(wire.set_from_wire(status.known_set))
         if status.role == Role.ACTIVE.value:
             self.note_active(peer, status.epoch)
         if before != status:
@@ -270,6 +271,7 @@ class GroupAgent:
             astray=part.astray,
             voters_hint=part.voters_hint,
             refused_set=part.refused_set,
+            told_set=part.told_set,
             given_to=part.given_to,
             given_at_ns=part.given_at_ns,
         )

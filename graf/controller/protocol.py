@@ -153,6 +153,10 @@ class Protocol:
         """The epoch is being released to a successor."""
         self._take((participant.give_to(self.state, successor, time.monotonic_ns()), ()))
 
+    def heard_set(self, known_set: SyncSet) -> None:
+        """A peer tells the newest synchronous set that it knows."""
+        self.state = participant.heard_set(self.state, known_set)
+
     def propose_set(self, members: frozenset[str]) -> None:
         """Tells the voters a newer set."""
         self._take(participant.propose_set(self.state, self._agent.config, members, time.monotonic_ns()))

@@ -106,6 +106,7 @@ class Participation:
         voters_hint: Voters that the refusals of the last contest named; the next contest tries them.
         refused_set: Newest synchronous set for whose sake a voter refused this site; it waits for a member, as for any
             newer set that it knows, instead of asking for one epoch after the other.
+        told_set: Newest synchronous set that a peer ever told: it stays true when that peer loses its record.
         lost_since_ns: Per required site, since when the data drivers have missed it.
         given_to: The site that the last epoch held here was released to; empty for none, and once one is held again.
         given_at_ns: When that was.
@@ -125,6 +126,7 @@ class Participation:
     contend_not_before_ns: int = 0
     voters_hint: Electorate | None = None
     refused_set: SyncSet = SyncSet()
+    told_set: SyncSet = SyncSet()
     told_ns: int = 0
     join_since_ns: int = 0
     join_not_before_ns: int = 0
@@ -371,6 +373,11 @@ def observe_followers(
     if lost == part.lost_since_ns:
         return part
     return replace(part, lost_since_ns=MappingProxyType(lost))
+
+
+def heard_set(part: Participation, known_set: SyncSet) -> Participation:
+    """A peer tells the newest set that it knows."""
+    return replace(part, told_set=known_set) if known_set.version > part.told_set.version else part
 
 
 def propose_set(part: Participation, config: GroupConfig, members: frozenset[str], now_ns: int) -> Step:

@@ -153,6 +153,7 @@ class SiteView:
         served: A data component was seen active in the lease's epoch here.
         voters_hint: Voters that the refusals of the last contest named.
         refused_set: Newest synchronous set for whose sake a voter refused this site.
+        told_set: Newest synchronous set that any peer told since this process started.
         given_to, given_at_ns: The successor that this process released its last epoch to, and when; empty for none.
     """
 
@@ -181,6 +182,7 @@ class SiteView:
     astray: frozenset[str] = frozenset()
     voters_hint: Electorate | None = None
     refused_set: SyncSet = SyncSet()
+    told_set: SyncSet = SyncSet()
     given_to: str = ""
     given_at_ns: int = 0
 
@@ -197,7 +199,7 @@ class SiteView:
     @property
     def newest_set(self) -> SyncSet:
         """Newest synchronous set that this site knows of."""
-        sets = [self.refused_set, *(peer.known_set for peer in self.peers.values())]
+        sets = [self.refused_set, self.told_set, *(peer.known_set for peer in self.peers.values())]
         if self.promise is not None:
             sets.append(self.promise.stored_set)
         if self.holder_set is not None:

@@ -185,6 +185,7 @@ class Controller:
             astray=part.astray,
             voters_hint=part.voters_hint,
             refused_set=part.refused_set,
+            told_set=part.told_set,
             given_to=part.given_to,
             given_at_ns=part.given_at_ns,
         )
@@ -421,7 +422,7 @@ class Controller:
 
     def known_set(self) -> SyncSet:
         """Newest synchronous set that this site knows of."""
-        sets = [self.part.refused_set, *(told[4] for told in self.peers.values())]
+        sets = [self.part.refused_set, self.part.told_set]
         if self.voter.promise is not None:
             sets.append(self.voter.promise.stored_set)
         if self.part.held is not None:
@@ -466,6 +467,7 @@ class Controller:
             return
         if self.peers.get(src) != status:
             self._told(src, status)
+            self.part = protocol.heard_set(self.part, status[4])
             self.wake()
         if status[0] is Role.ACTIVE:
             self._note_active(src, status[1])

@@ -23,6 +23,7 @@ class Faults:
     Attributes:
         injected: What was begun: (number, when, name, target), for stories and for shrinking.
         lost_disks: Voters that have lost their disk and were not admitted anew yet.
+        came_or_went_ns: When a location last died or was started again.
     """
 
     def __init__(self, world: World) -> None:
@@ -33,6 +34,7 @@ class Faults:
         self.crashes_winner = False
         self.git_conflicts = False
         self.lost_disks: set[str] = set()
+        self.came_or_went_ns = 0
         self._heals: dict[int, Callable[[], None]] = {}
         self._number = 0
         self._end_ns = 0
@@ -130,12 +132,14 @@ class Faults:
 
     def _kill(self, name: str) -> None:
         self._world.processes[name].die()
+        self.came_or_went_ns = self._world.kernel.now
 
     def _restart(self, name: str) -> None:
         process = self._world.processes[name]
         if not process.alive:
             process.born()
             self._world.member(name).start()
+            self.came_or_went_ns = self._world.kernel.now
 
     def _kill_site(self, site: str) -> None:
         self._kill(site)

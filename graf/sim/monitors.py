@@ -244,8 +244,13 @@ class Monitors:
 
     def waiting(self, database: Database, age_ns: int) -> None:
         """A write that an active site has taken is not acknowledged yet."""
-        settings = self._world.settings
-        if settings.only_standbys_lost and age_ns > 12 * settings.timing.heartbeat_ns:
+        world, settings = self._world, self._world.settings
+        if not settings.only_standbys_lost or age_ns <= 12 * settings.timing.heartbeat_ns:
+            return
+        # One loss after the other has a suspicion time of its own; without a majority of the voters nothing goes on.
+        undisturbed_ns = world.kernel.now - world.faults.came_or_went_ns
+        alive = [name for name, process in world.processes.items() if process.alive]
+        if undisturbed_ns > 12 * settings.timing.heartbeat_ns and carried(self.in_force, alive):
             self.fail("I8", f"a write hangs at {database.site} because a standby is lost: {self._states()}")
 
     def rebuilt(self, site: str) -> None:

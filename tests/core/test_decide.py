@@ -406,6 +406,12 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
         "NotInSynchronousSet",
         (),
     ),
+    (
+        "in-synchronous-set",  # a peer told it before it lost its record
+        contender(told_set=SyncSet(SetVersion(99, 1), frozenset({"west"}))),
+        "NotInSynchronousSet",
+        (),
+    ),
     ("holder-may-live", contender(holder_free_at_ns=NOW), "HolderMayLive", ()),
     ("own-voter-is-silent", contender(silent_until_ns=NOW + 1), "RestartSilence", ()),
     ("successor-goes-first", contender(promise=RELEASED, released_at_ns=NOW - TTL + 1), "SuccessorGoesFirst", ()),

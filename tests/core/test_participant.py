@@ -380,6 +380,12 @@ def test_a_set_that_waits_for_the_list_before_is_in_force_when_that_is_no_longer
     assert part.held.current == proposed
 
 
+def test_the_newest_set_that_a_peer_told_is_remembered_when_the_peer_forgets_it() -> None:
+    newer, older = SyncSet(SetVersion(4, 2), BOTH), SyncSet(SetVersion(3, 1), EAST)
+    part = participant.heard_set(participant.heard_set(Participation(), newer), older)
+    assert part.told_set == newer
+
+
 def test_what_is_given_to_a_successor_is_remembered_until_an_epoch_is_held_again() -> None:
     part = participant.give_to(participant.give_up(holder()), "west", T0)
     assert (part.lease, part.given_to, part.given_at_ns) == (None, "west", T0)
