@@ -45,6 +45,7 @@ from graf.shell.proto import peer_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from graf.api.values import Electorate
     from graf.controller.dialing import Dial, Dialer
     from graf.controller.endpoints import Endpoints
     from graf.controller.groups import Assignment
@@ -165,6 +166,10 @@ class GroupAgent:
             self.note_active(peer, status.epoch)
         if before != status:
             self.wake()
+
+    def told_voters(self) -> list[Electorate]:
+        """The voters that peers told to be in force, or on their way."""
+        return [wire.electorate_from_wire(s.voters) for s in self.peers.values() if s.HasField("voters")]
 
     def note_active(self, site: str, epoch: int) -> None:
         """Remembers who was heard to be Active last; the own voter may have missed it."""

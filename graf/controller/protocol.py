@@ -93,6 +93,9 @@ class Protocol:
             promise.voters if promise is not None else None,
         )
         members = [v for electorate in known if electorate is not None for v in electorate.members]
+        if promise is None:
+            # Without a record the lists in force are known from the others alone.
+            members += [v for told in self._agent.told_voters() for v in told.members]
         return tuple(dict.fromkeys((*members, *self._agent.config.voters.members)))
 
     def voter_states(self, now_ns: int) -> dict[str, str]:

@@ -125,18 +125,17 @@ def own_voter_is_silent(view: SiteView, now_ns: int) -> Decision | None:
 def successor_goes_first(view: SiteView, now_ns: int) -> Decision | None:
     """Who was named by the holder gets one lease time to take over before others try.
 
-    A holder whose own voter has no record cannot note its release there, so it remembers it itself.
+    A holder remembers itself whom it gave the group to: its own voter may have no record to note that in, or be bound
+    to another epoch.
     """
-    promise, released_at = view.promise, view.released_at_ns
-    successor = promise.successor if promise is not None and promise.released else ""
-    if promise is None:
-        successor, released_at = view.given_to, view.given_at_ns
-    if successor in ("", view.site) or released_at is None:
-        return None
-    until = released_at + view.config.timing.ttl_ns
-    if now_ns >= until:
-        return None
-    return Decision((), (Reason("SuccessorGoesFirst", successor),), until - now_ns + 1)
+    promise, ttl_ns = view.promise, view.config.timing.ttl_ns
+    named = [(view.given_to, view.given_at_ns)]
+    if promise is not None and promise.released and view.released_at_ns is not None:
+        named.append((promise.successor, view.released_at_ns))
+    for successor, since_ns in named:
+        if successor not in ("", view.site) and now_ns < since_ns + ttl_ns:
+            return Decision((), (Reason("SuccessorGoesFirst", successor),), since_ns + ttl_ns - now_ns + 1)
+    return None
 
 
 def drivers_are_known(view: SiteView, now_ns: int) -> Decision | None:

@@ -106,7 +106,8 @@ class Participation:
         voters_hint: Voters that the refusals of the last contest named; the next contest tries them.
         refused_set: Newest synchronous set for whose sake a voter refused this site; it waits for a member, as for any
             newer set that it knows, instead of asking for one epoch after the other.
-        told_set: Newest synchronous set that a peer ever told: it stays true when that peer loses its record.
+        told_set: Newest synchronous set that a peer told or that was in force here: it stays true when that peer loses
+            its record.
         lost_since_ns: Per required site, since when the data drivers have missed it.
         given_to: The site that the last epoch held here was released to; empty for none, and once one is held again.
         given_at_ns: When that was.
@@ -178,7 +179,8 @@ def campaign_answered(
         if not answer.granted:
             return part, ()
         part, effects = _renewed(part, lease.accepted(voter, part.campaign_sent_ns))
-        return part, (*effects, *_latecomer_learns(part, config, voter))
+        part, told = _told_anew(part, config, voter, now_ns)
+        return part, (*effects, *told, *_latecomer_learns(part, config, voter))
     if part.contest is None:
         return part, ()
     part = replace(part, contest=part.contest.answered(voter, answer))
@@ -319,8 +321,11 @@ def give_up(part: Participation) -> Participation:
     """The lease is over or given back: nothing is claimed from now on.
 
     A contest for a change of voters goes with it, without a word to those that granted: they keep their promise to this
-    site for as long as they would keep any.
+    site for as long as they would keep any. The set that was in force is remembered: this site's own voter may not have
+    it, and no other site may have heard of it.
     """
+    if part.held is not None:
+        part = heard_set(part, part.held.current)
     return replace(
         part,
         lease=None,
@@ -434,6 +439,18 @@ def _tell_set(part: Participation, config: GroupConfig, now_ns: int) -> Step:
         return part, ()
     missing = tuple(v for v in lease.voters.members if v not in held.stored_by)
     return replace(part, told_ns=now_ns), (Ask(missing, SetUpdate(config.group, lease.epoch, held.proposed)),)
+
+
+def _told_anew(part: Participation, config: GroupConfig, voter: str, now_ns: int) -> Step:
+    """A voter that grants an epoch after it stored a set of it has lost its disk, and the set with it.
+
+    What it answered before must not count any more, nor what of that is still on its way: the set is told under another
+    version.
+    """
+    held = part.held
+    if held is None or held.proposed is None or voter not in held.stored_by:
+        return part, ()
+    return propose_set(part, config, held.proposed.members, now_ns)
 
 
 def _latecomer_learns(part: Participation, config: GroupConfig, voter: str) -> tuple[Effect, ...]:

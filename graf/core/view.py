@@ -153,7 +153,7 @@ class SiteView:
         served: A data component was seen active in the lease's epoch here.
         voters_hint: Voters that the refusals of the last contest named.
         refused_set: Newest synchronous set for whose sake a voter refused this site.
-        told_set: Newest synchronous set that any peer told since this process started.
+        told_set: Newest synchronous set that a peer told, or that was in force here, since this process started.
         given_to, given_at_ns: The successor that this process released its last epoch to, and when; empty for none.
     """
 

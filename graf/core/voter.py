@@ -67,7 +67,7 @@ class Promise:
         if not self.released:
             return frozenset({self.site})
         if self.never_won:
-            return self.entitled | {self.site}
+            return self.entitled or frozenset({self.site})
         return frozenset({self.site, self.successor} - {""})
 
 
@@ -276,6 +276,8 @@ def on_campaign(
                 ),
             )
     stored = promise.stored_set if promise is not None else campaign.known_set
+    # A set is of an epoch that was won: who was heir before that one is none any more.
+    up_to_date = promise is not None and campaign.known_set.version.epoch <= promise.epoch
     proposed_in = campaign.epoch if campaign.voters.joint else 0
     if promise is not None and campaign.voters.joint and promise.voters == campaign.voters:
         proposed_in = promise.proposed_in
@@ -287,7 +289,7 @@ def on_campaign(
         campaign.voters,
         stored,
         proposed_in=proposed_in,
-        entitled=promise.heirs if promise is not None else frozenset(),
+        entitled=promise.heirs if promise is not None and up_to_date else frozenset(),
     )
     answer = CampaignAnswer(
         campaign.group,

@@ -155,8 +155,9 @@ class Monitors:
             # A late winner of an older epoch would serve beside, or after, a newer one.
             if not self._machine_excused((site,)):
                 self.fail("I1", f"{site} won epoch {epoch} after epoch {max(self.won_epochs)} was won")
-            # It stood still between the grants and their count. Its lease is over in less than one time to live, and
-            # meanwhile it acknowledges nothing.
+            # It stood still between the grants and their count. Its lease is over in less than one time to live.
+            if not carried(voters, {voter for voter, to in self.granted.get(epoch, {}).items() if to == site}):
+                self.fail("I6", f"{site} won epoch {epoch} of {voters.describe()} without their grants")
             kernel.count("late win of a machine that was paused")
             self.won_epochs[epoch] = site
             return
@@ -181,7 +182,9 @@ class Monitors:
             self.fail("I11", f"{site} won epoch {epoch} outside the committed set {self.committed.describe()}")
         missing = self._missing(world.databases[site].has_all())
         # What a driver says wrongly of its data may win an epoch; it must never serve one (`activated`).
-        if missing and not world.databases[site].may_have_lied(2 * world.settings.timing.ttl_ns):
+        database = world.databases[site]
+        lied = not database.promotable and database.may_have_lied(2 * world.settings.timing.ttl_ns)
+        if missing and not lied:
             self.fail("I2", f"{site} won epoch {epoch} without acknowledged writes {missing[:5]}")
         last = self.wins[-1][1] if self.wins else ""
         planned = controller.voter.promise is not None and self._planned(site, epoch)
@@ -215,6 +218,9 @@ class Monitors:
         """A change of voters is done."""
         if voters.version > self.in_force.current.version:
             self.in_force = Electorate(voters)
+            for value, stored_by in self.stored.values():
+                if value.version > self.committed.version and carried(self.in_force, stored_by):
+                    self.committed = value
         self._world.kernel.count("voters settled")
 
     # -- data ----------------------------------------------------------------------------------------------------------

@@ -416,6 +416,12 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
     ("own-voter-is-silent", contender(silent_until_ns=NOW + 1), "RestartSilence", ()),
     ("successor-goes-first", contender(promise=RELEASED, released_at_ns=NOW - TTL + 1), "SuccessorGoesFirst", ()),
     (
+        "successor-goes-first",  # the own voter is bound to an epoch that nobody won
+        contender(promise=UNWON, released_at_ns=NOW, given_to="west", given_at_ns=NOW - TTL + 1),
+        "SuccessorGoesFirst",
+        (),
+    ),
+    (
         "successor-goes-first",  # the own voter has no record: what was given away is remembered here alone
         contender(
             promise=None,
@@ -526,7 +532,7 @@ SILENT: list[tuple[str, SiteView]] = [
     ("successor-goes-first", contender(promise=replace(RELEASED, successor=""), released_at_ns=NOW)),
     ("successor-goes-first", contender(promise=None, given_to="west", given_at_ns=NOW - TTL)),
     ("successor-goes-first", contender(promise=None)),
-    ("successor-goes-first", contender(given_to="west", given_at_ns=NOW)),
+    ("successor-goes-first", contender(given_to="east", given_at_ns=NOW)),
     ("drivers-are-known", contender()),
     (
         "drivers-are-known",  # a driver that waits for its first role is known

@@ -380,10 +380,34 @@ def test_a_set_that_waits_for_the_list_before_is_in_force_when_that_is_no_longer
     assert part.held.current == proposed
 
 
+def test_a_voter_that_grants_anew_has_lost_the_set_that_it_stored() -> None:
+    """It answered for the set, lost its disk and is admitted anew: it has the older one now, and does not count."""
+    part, _ = participant.propose_set(holder(voters=JOINT), CONFIG, EAST, T0)
+    assert part.held is not None
+    told = part.held.proposed
+    assert told is not None
+    before = SetAnswer(G, 3, told, stored=True)
+    for voter in ("east", "w2"):
+        part, _ = participant.set_answered(part, CONFIG, voter, before)
+    again = CampaignAnswer(G, 3, granted=True, promised_epoch=3, promised_site="east")
+    part, effects = participant.campaign_answered(part, CONFIG, "w2", again, T0)
+    assert part.held is not None
+    assert part.held.stored_by == frozenset()
+    assert part.held.must_acknowledge >= BOTH
+    told_again = [e.request.new_set for e in effects if isinstance(e, Ask) and isinstance(e.request, SetUpdate)]
+    assert SyncSet(SetVersion(3, 3), EAST) in told_again
+    for voter in ("west", "witness", "w2"):  # what was on its way counts no more
+        part, _ = participant.set_answered(part, CONFIG, voter, before)
+    assert part.held is not None
+    assert part.held.current.members == BOTH
+
+
 def test_the_newest_set_that_a_peer_told_is_remembered_when_the_peer_forgets_it() -> None:
     newer, older = SyncSet(SetVersion(4, 2), BOTH), SyncSet(SetVersion(3, 1), EAST)
     part = participant.heard_set(participant.heard_set(Participation(), newer), older)
     assert part.told_set == newer
+    in_force = SyncSet(SetVersion(3, 1), BOTH)
+    assert participant.give_up(holder()).told_set == in_force, "the own voter may not have it"
 
 
 def test_what_is_given_to_a_successor_is_remembered_until_an_epoch_is_held_again() -> None:

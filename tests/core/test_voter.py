@@ -265,7 +265,7 @@ def test_a_release_is_durable_and_idempotent_and_only_the_holders() -> None:
 @pytest.mark.parametrize(
     ("cause", "heirs"),
     [
-        (CONTEST_LOST, {"east", "west", "north"}),  # nobody won epoch 4: what east released to west still stands
+        (CONTEST_LOST, {"east", "west"}),  # nobody won epoch 4: what east released to west still stands
         ("DataComponentLost", {"north"}),  # north was Active in epoch 4, and gives it to nobody
     ],
 )
@@ -279,6 +279,14 @@ def test_an_epoch_that_nobody_won_takes_the_right_to_take_over_from_no_one(cause
     assert granted.promises[G].heirs == {"north"}, "it may have won"
     back = on_release(granted, "north", Release(G, 4, cause=cause)).state
     assert back.promises[G].heirs == heirs
+
+
+def test_who_was_heir_before_an_epoch_that_was_won_elsewhere_is_none_any_more() -> None:
+    given = on_release(voter(), "east", Release(G, 3, successor="west")).state
+    won_in_four = SyncSet(SetVersion(4, 1), frozenset({"west"}))
+    granted = on_campaign(given, "west", campaign(epoch=5, known=won_in_four), LATER).state
+    back = on_release(granted, "west", Release(G, 5, cause=CONTEST_LOST)).state
+    assert back.promises[G].heirs == {"west"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import struct_pb2
+from graf_driver_sdk.types import Role
 from graf_driver_sdk.v1 import driver_pb2 as pb
 from graf_driver_sdk.v1 import driver_pb2_grpc
 
@@ -110,17 +111,21 @@ async def test_a_watcher_hears_of_the_servers_death_within_milliseconds(lab: Any
         watch.cancel()
 
 
-async def test_a_server_that_a_killed_driver_left_behind_is_ended_before_the_next_one_starts(lab: Any) -> None:
-    """By its files, not by its number alone: the number may be somebody else's by now."""
+async def test_a_server_that_a_killed_driver_left_behind_has_ended_before_the_next_one_starts(lab: Any) -> None:
+    """Known by its files, not by its number alone: the number may be somebody else's by now."""
     sleeper = (sys.executable, "-c", "import time; time.sleep(60)")
     left = await asyncio.create_subprocess_exec(*sleeper, f"--defaults-file={lab.west.root / 'server.cnf'}")
     stranger = await asyncio.create_subprocess_exec(*sleeper)
     try:
         (lab.west.root / "server.pid").write_text(f"{left.pid}\n")
         (lab.east.root / "server.pid").write_text(f"{stranger.pid}\n")
-        await lab.up()
-        assert await asyncio.wait_for(left.wait(), 5) == -signal.SIGKILL
+        starting = asyncio.create_task(lab.west.ensure(Role.FENCED, 1))
+        await lab.east.ensure(Role.ACTIVE, 1, "east")
         assert stranger.returncode is None
+        assert not lab.west.component.backend.server.alive
+        left.kill()
+        await starting
+        await lab.up()
     finally:
         for process in (left, stranger):
             with contextlib.suppress(ProcessLookupError):

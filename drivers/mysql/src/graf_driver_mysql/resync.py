@@ -33,6 +33,12 @@ class _Rebuilt:
     archive: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    of: tuple[Endpoint, int]
+    history: History
+
+
 def verdict(local: History, active: History) -> Verdict:
     """Compares two histories. Pure."""
     if local.beyond(active):
@@ -48,6 +54,7 @@ class Resync:
     def __init__(self, component: Component) -> None:
         self.component = component
         self._rebuilt: _Rebuilt | None = None
+        self._goal: _Goal | None = None
 
     async def assess(self, active: Endpoint) -> Assessment:
         """The verdict against the active site; UNKNOWN where one of the two could not be asked."""
@@ -89,9 +96,9 @@ class Resync:
             if strategy is ResyncStrategy.REBUILD or finding.verdict is Verdict.DIVERGED:
                 await self._rebuild(finding, epoch)
         archive = self._rebuilt.archive if self._rebuilt is not None and self._rebuilt.epoch == epoch else ""
-        return Resynced(await self._catch_up(active), archive)
+        return Resynced(await self._catch_up(active, epoch), archive)
 
-    async def _catch_up(self, active: Endpoint) -> Progress:
+    async def _catch_up(self, active: Endpoint, epoch: int) -> Progress:
         component = self.component
         if not await component.running(active):
             return Progress.pending(component.backend.message or "the server is starting", 50)
@@ -99,26 +106,34 @@ class Resync:
             return Progress.pending(f"{active.site} ({active.host}:{active.port}) does not answer yet", 100)
         if not component.standby.caught_up:
             return Progress.pending(component.standby.reason, 50)
-        return await self._reach(active)
+        return await self._reach(active, epoch)
 
-    async def _reach(self, active: Endpoint) -> Progress:
-        """Evidence is about what was acknowledged; what the active wrote while nothing was received comes on top."""
+    async def _reach(self, active: Endpoint, epoch: int) -> Progress:
+        """Evidence is about what was acknowledged; what the active wrote while nothing was received comes on top.
+
+        The goal is where the active was when this was first asked: under load it would run away from who follows it.
+        """
         backend = self.component.backend
-        try:
-            session = await backend.remote_session(active)
-        except SqlError as error:
-            return Progress.pending(f"the active site cannot be asked: {error}", 100)
-        try:
-            _, theirs = await kept(session)
-        except SqlError as error:
-            return Progress.pending(f"the active site cannot be asked: {error}", 100)
-        finally:
-            session.close()
+        if self._goal is None or self._goal.of != (active, epoch):
+            try:
+                session = await backend.remote_session(active)
+            except SqlError as error:
+                return Progress.pending(f"the active site cannot be asked: {error}", 100)
+            try:
+                read_only, theirs = await kept(session)
+            except SqlError as error:
+                return Progress.pending(f"the active site cannot be asked: {error}", 100)
+            finally:
+                session.close()
+            if read_only:
+                return Progress.pending(f"{active.site} is not active (yet)", 100)
+            self._goal = _Goal((active, epoch), theirs)
         ends = time.monotonic() + APPLY_WAIT_S
         while True:
             _, _, mine = await positions(backend.control)
-            missing = theirs.beyond(mine)
+            missing = self._goal.history.beyond(mine)
             if not missing:
+                self._goal = None
                 return Progress.done()
             if time.monotonic() >= ends:
                 return Progress.pending(f"catching up with the active: {', '.join(missing)} to go", 50)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from graf_driver_mysql.parameters import Parameters
 from graf_driver_mysql.programs import program
 
 START_TIMEOUT_S = 60.0
+PREDECESSOR_TIMEOUT_S = 10.0
 _LOG_LIMIT_BYTES = 16 << 20
 
 
@@ -67,10 +69,10 @@ class Server:
         if threading.current_thread() is not threading.main_thread():
             # PR_SET_PDEATHSIG follows the thread that started the child, not the process.
             raise RuntimeError("the server must be started from the main thread, which lives as long as the driver")
+        await self._outlive_predecessor()
+        self._spawn(truncate)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                await self._end_predecessor()
-                self._spawn(truncate)
                 await self._listening()
         except TimeoutError:
             await self.kill()
@@ -98,11 +100,14 @@ class Server:
         wanted = [line for line in text.splitlines() if "ERROR" in line or "Aborting" in line]
         return " | ".join((wanted or text.splitlines())[-lines:]) or "(empty log)"
 
-    async def _end_predecessor(self) -> None:
+    async def _outlive_predecessor(self) -> None:
         """The server of a driver that was killed is being killed as well: its files are free only when it is dead."""
+        ends = time.monotonic() + PREDECESSOR_TIMEOUT_S
         while (pid := _running_with(self.layout)) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            if time.monotonic() >= ends:
+                raise StartFailedError(
+                    f"process {pid} runs a server on {self.layout.root} already: end the driver that it belongs to"
+                )
             await asyncio.sleep(0.01)
 
     def _spawn(self, truncate: bool) -> None:

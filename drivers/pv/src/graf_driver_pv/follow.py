@@ -32,16 +32,20 @@ _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _MARK = "of"
 # rsync is three processes and the one that connects; none of them may go on writing, or keep the lock, when the driver
 # is killed. Standard input is a pipe that only the driver holds open: at its end the whole process group is killed.
-# SIGTERM is for rsync, which keeps what it has; the shell waits for it.
+# SIGTERM is for rsync, which keeps what it has; the shell waits for it, and the watcher watches on. The shell is its
+# parent and collects it: in a container nobody else would.
 _WITH_THE_DRIVER = """
 trap : TERM
 exec 3<&0 </dev/null
-(read -r _ <&3; kill -KILL 0) & watch=$!
+(trap '' TERM; read -r _ <&3; kill -KILL 0) & watch=$!
 "$@" 3<&-
 code=$?
-kill "$watch" 2>/dev/null
+kill -KILL "$watch" 2>/dev/null
+wait "$watch" 2>/dev/null
 exit "$code"
 """
+# Standard streams, and the pipe at 3, come first in the shell: the lock must be none of them.
+_FIRST_FREE_FD = 10
 
 
 class PullError(RuntimeError):
@@ -220,7 +224,9 @@ class Follower:
     @staticmethod
     def _lock(incoming: Path) -> int:
         """Taken by this process and inherited by rsync: free only when nobody can write here any more."""
-        descriptor = os.open(incoming / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        opened = os.open(incoming / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
+        os.close(opened)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
