@@ -1856,8 +1856,8 @@ type ComponentStatus struct {
 	// Seconds and transactions behind the active; negative when unknown or without meaning.
 	LagSeconds      float64 `protobuf:"fixed64,7,opt,name=lag_seconds,json=lagSeconds,proto3" json:"lag_seconds,omitempty"`
 	LagTransactions int64   `protobuf:"varint,8,opt,name=lag_transactions,json=lagTransactions,proto3" json:"lag_transactions,omitempty"`
-	// Standby with SYNCHRONOUS: everything that it ever acknowledged to the active is still here, and it is
-	// following without a gap. Its own evidence that it may be promoted; see promotable_reason when false.
+	// With SYNCHRONOUS: the component's own evidence, in any role, that every acknowledged write is here and it may be
+	// promoted (GD-STATUS-006); see promotable_reason when false.
 	Promotable       bool              `protobuf:"varint,9,opt,name=promotable,proto3" json:"promotable,omitempty"`
 	PromotableReason string            `protobuf:"bytes,10,opt,name=promotable_reason,json=promotableReason,proto3" json:"promotable_reason,omitempty"`
 	SynchronousSet   []string          `protobuf:"bytes,11,rep,name=synchronous_set,json=synchronousSet,proto3" json:"synchronous_set,omitempty"` // active: the set whose acknowledgements are in force now

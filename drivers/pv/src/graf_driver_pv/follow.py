@@ -34,7 +34,7 @@ _MARK = "of"
 # is killed. Standard input is a pipe that only the driver holds open: at its end the whole process group is killed.
 # SIGTERM is for rsync, which keeps what it has; the shell waits for it, and the watcher watches on. The shell is its
 # parent and collects it: in a container nobody else would.
-_WITH_THE_DRIVER = """
+WITH_THE_DRIVER = """
 trap : TERM
 exec 3<&0 </dev/null
 (trap '' TERM; read -r _ <&3; kill -KILL 0) & watch=$!
@@ -242,7 +242,7 @@ class Follower:
         prefix = f"{position}/tree/./"
         listing.write_bytes(b"".join(os.fsencode(f"{prefix}{path}\0") for path in sorted(changed)))
         command = [
-            *("sh", "-c", _WITH_THE_DRIVER, "copy"),
+            *("sh", "-c", WITH_THE_DRIVER, "copy"),
             *("rsync", "-lptgo", "--omit-dir-times", "--numeric-ids", "--quiet"),
             *("--from0", f"--files-from={listing}", f"--temp-dir={incoming / 'tmp'}"),
             *(f"--partial-dir={incoming / 'partial'}", "--timeout=30"),

@@ -936,8 +936,8 @@ class ComponentStatus(_message.Message):
     """Seconds and transactions behind the active; negative when unknown or without meaning."""
     lag_transactions: _builtins.int
     promotable: _builtins.bool
-    """Standby with SYNCHRONOUS: everything that it ever acknowledged to the active is still here, and it is
-    following without a gap. Its own evidence that it may be promoted; see promotable_reason when false.
+    """With SYNCHRONOUS: the component's own evidence, in any role, that every acknowledged write is here and it may be
+    promoted (GD-STATUS-006); see promotable_reason when false.
     """
     promotable_reason: _builtins.str
     message: _builtins.str
