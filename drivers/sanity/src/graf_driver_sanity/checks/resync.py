@@ -122,7 +122,7 @@ async def empty(h: Harness) -> None:
 
 
 @check(
-    "status-promotable-wiped",
+    "resync-wiped-not-promotable",
     "GD-STATUS-006",
     capabilities=(*RESYNC, Capability.SYNCHRONOUS),
     needs=(*WRITES, "hook:wipe"),
