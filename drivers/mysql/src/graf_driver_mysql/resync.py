@@ -66,18 +66,20 @@ class Resync:
         # The own position first: the active's can only have grown since.
         _, _, mine = await positions(backend.control)
         try:
-            session = await backend.remote_session(active)
+            read_only, theirs = await self._ask(active)
         except SqlError as error:
             return Assessment(Verdict.UNKNOWN, str(mine), message=f"the active site cannot be asked: {error}")
-        try:
-            read_only, theirs = await kept(session)
-        except SqlError as error:
-            return Assessment(Verdict.UNKNOWN, str(mine), message=f"the active site cannot be asked: {error}")
-        finally:
-            session.close()
         if read_only:
             return Assessment(Verdict.UNKNOWN, str(mine), str(theirs), message=f"{active.site} is not active (yet)")
         return Assessment(verdict(mine, theirs), str(mine), str(theirs), ", ".join(mine.beyond(theirs)))
+
+    async def _ask(self, active: Endpoint) -> tuple[bool, History]:
+        """Whether the active site is read-only (not active yet), and what it has."""
+        session = await self.component.backend.remote_session(active)
+        try:
+            return await kept(session)
+        finally:
+            session.close()
 
     async def resync(self, active: Endpoint, strategy: ResyncStrategy, epoch: int) -> Resynced:
         """Begins or continues; completed when this site follows and has caught up."""
@@ -116,15 +118,9 @@ class Resync:
         backend = self.component.backend
         if self._goal is None or self._goal.of != (active, epoch):
             try:
-                session = await backend.remote_session(active)
+                read_only, theirs = await self._ask(active)
             except SqlError as error:
                 return Progress.pending(f"the active site cannot be asked: {error}", 100)
-            try:
-                read_only, theirs = await kept(session)
-            except SqlError as error:
-                return Progress.pending(f"the active site cannot be asked: {error}", 100)
-            finally:
-                session.close()
             if read_only:
                 return Progress.pending(f"{active.site} is not active (yet)", 100)
             self._goal = _Goal((active, epoch), theirs)
