@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from graf.api.timing import MILLISECOND_NS
 from graf.api.values import Reason
 from graf.core import participant
-from graf.core.messages import CampaignAnswer, Release, SetAnswer, SettleAnswer
+from graf.core.messages import CampaignAnswer, Release, ReleaseAnswer, SetAnswer, SettleAnswer
 from graf.core.participant import (
     Ask,
     ContestLost,
@@ -208,6 +208,8 @@ class Protocol:
             case SettleAnswer():
                 self._take(participant.settle_answered(self.state, voter, answer))
                 self._agent.wake()
+            case ReleaseAnswer():
+                self.state = participant.release_answered(self.state, voter, answer)
             case _:
                 return
 

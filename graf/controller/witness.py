@@ -8,19 +8,49 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graf.controller.config import ConfigError, WitnessConfig, load
 from graf.controller.keeper import VoterDesk
-from graf.shell import logs
+from graf.shell import logs, wire
 from graf.shell.links import Links
 from graf.shell.promises import PromiseStore, PromiseStoreError
+from graf.shell.proto import peer_pb2 as pb
 from graf.shell.tls import TlsError
 from graf.shell.voting import Voting
 
+if TYPE_CHECKING:
+    from graf.core.voter import Promise
+
 LOG = logging.getLogger("graf.witness")
+
+
+class WitnessDesk(VoterDesk):
+    """A voter's desk that tells its records too: no agent does that here.
+
+    The newest synchronous set may be on a witness alone, when the holder died while it told it; a site that may take
+    over by that set learns it only from here.
+    """
+
+    def on_message(self, peer: str, message: pb.PeerMessage) -> None:
+        """With every heartbeat, the records of the groups that the sender votes in."""
+        super().on_message(peer, message)
+        if message.WhichOneof("body") == "heartbeat":
+            for promise in self.voting.state.promises.values():
+                if peer in promise.voters.members:
+                    self._send(peer, pb.PeerMessage(group_status=record_of(promise)))
+
+
+def record_of(promise: Promise) -> pb.GroupStatus:
+    """A promise as it is told: no role, and nothing that could be promoted."""
+    return pb.GroupStatus(
+        group=promise.group,
+        epoch=promise.epoch,
+        known_set=wire.set_to_wire(promise.stored_set),
+        voters=wire.electorate_to_wire(promise.voters),
+    )
 
 
 async def run(config: WitnessConfig) -> None:
@@ -29,7 +59,7 @@ async def run(config: WitnessConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    desk = VoterDesk(Voting(config.name, PromiseStore(config.data_dir / "promises")))
+    desk = WitnessDesk(Voting(config.name, PromiseStore(config.data_dir / "promises")))
     links = Links(config.name, config.tls_dir, desk, accept_any_voter=True)
     desk.links = links
     port = await links.serve(config.listen)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from graf.api.values import Electorate, VoterList
     from graf.core.lease import Lease
-    from graf.core.messages import CampaignAnswer, ClaimAnswer, Request, SetAnswer, SettleAnswer
+    from graf.core.messages import CampaignAnswer, ClaimAnswer, ReleaseAnswer, Request, SetAnswer, SettleAnswer
     from graf.core.view import ComponentView, GroupConfig
 
 JOIN_BACK_OFF_NS = 2_000 * MILLISECOND_NS
@@ -111,6 +111,7 @@ class Participation:
         lost_since_ns: Per required site, since when the data drivers have missed it.
         given_to: The site that the last epoch held here was released to; empty for none, and once one is held again.
         given_at_ns: When that was.
+        giving_back: Voters that may still be bound by a contest that was lost, and its epoch, until they answer.
     """
 
     lease: Lease | None = None
@@ -135,6 +136,7 @@ class Participation:
     lost_since_ns: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     given_to: str = ""
     given_at_ns: int = 0
+    giving_back: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
 # -- contests ----------------------------------------------------------------------------------------------------------
@@ -236,12 +238,30 @@ def _lost(part: Participation, config: GroupConfig, now_ns: int) -> Step:
         # keeps what it was granted: its older lease still counts on these voters, so nobody else may have them yet.
         release = Release(config.group, contest.campaign.epoch, cause=CONTEST_LOST)
         effects.append(Ask(tuple(sorted(contest.asked)), release))
+        open_at = [v for v in sorted(contest.asked) if v not in contest.answers or contest.answers[v].granted]
+        given_back = dict.fromkeys(open_at, contest.campaign.epoch)
+        part = replace(part, told_ns=now_ns, giving_back=MappingProxyType({**part.giving_back, **given_back}))
     # Refusals tell when asking again makes sense; without a word, contenders of different rank do not collide.
     members = contest.campaign.voters.members
     wait_ns = contest.retry_after_ns or config.timing.heartbeat_ns * (1 + members.index(config.site)) // 4
     effects.append(ContestLost(contest, wait_ns))
     part = replace(part, contest=None, contend_not_before_ns=now_ns + wait_ns, voters_hint=contest.other_voters)
     return part, tuple(effects)
+
+
+def release_answered(part: Participation, voter: str, answer: ReleaseAnswer) -> Participation:
+    """A voter has given back what a lost contest was granted, or has nothing of it."""
+    if part.giving_back.get(voter) != answer.epoch:
+        return part
+    left = {v: epoch for v, epoch in part.giving_back.items() if v != voter}
+    return replace(part, giving_back=MappingProxyType(left))
+
+
+def _give_back(part: Participation, config: GroupConfig) -> tuple[Effect, ...]:
+    """Where the word was lost, a voter would stay bound: under a manual policy, until people come."""
+    return tuple(
+        Ask((voter,), Release(config.group, epoch, cause=CONTEST_LOST)) for voter, epoch in part.giving_back.items()
+    )
 
 
 # -- the lease ---------------------------------------------------------------------------------------------------------
@@ -267,7 +287,8 @@ def claim_answered(
             part = replace(part, astray=part.astray - {voter})
         return _renewed(part, lease.accepted(voter, sent_ns))
     part = replace(part, highest_promised=max(part.highest_promised, answer.promised_epoch))
-    if answer.reason in ("PromisedOther", "Released") and answer.promised_epoch >= lease.epoch:
+    if answer.reason in ("PromisedOther", "Released", "OtherVoterList") and answer.promised_epoch >= lease.epoch:
+        # Whatever list it knows: who has promised a newer epoch renews this one no more.
         part = replace(part, astray=part.astray | {voter})
     # It may have missed the change of voters with the epoch: then it names the lists first.
     behind = answer.reason in ("PromisedOther", "OtherVoterList") and answer.promised_epoch < lease.epoch
@@ -425,12 +446,14 @@ def stop_joining(part: Participation, now_ns: int) -> Step:
 
 
 def tell_again(part: Participation, config: GroupConfig, now_ns: int) -> Step:
-    """Repeats what has no majority yet: a set, or the end of a change of voters."""
+    """Repeats what is not known to have arrived: a set, the end of a change of voters, that a contest was lost."""
     if now_ns - part.told_ns <= TELL_AGAIN_NS:
         return part, ()
     part, told = _tell_set(part, config, now_ns)
     part, settled = _tell_settled(part, config, now_ns)
-    return part, (*told, *settled)
+    if part.giving_back:
+        part = replace(part, told_ns=now_ns)
+    return part, (*told, *settled, *_give_back(part, config))
 
 
 def _tell_set(part: Participation, config: GroupConfig, now_ns: int) -> Step:

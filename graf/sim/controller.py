@@ -38,7 +38,7 @@ from graf.sim import database, gate
 from graf.sim.handle import Handle, Wish
 from graf.sim.moves import Moves
 from graf.sim.returning import Return
-from graf.sim.voting import GROUP, SimVoter
+from graf.sim.voting import GROUP, SimVoter, Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from graf.sim.kernel import Process
     from graf.sim.world import World
 
-# What a site tells its peers: role, epoch, promotable, ready, the newest set and the voters that it knows.
-Told = tuple[Role, int, bool, bool, SyncSet, Electorate | None]
 COMPONENTS = (
     ComponentConfig(database.NAME, Stage.DATA, synchronous=True),
     ComponentConfig(gate.NAME, Stage.TRAFFIC, gate=True),
@@ -258,7 +256,7 @@ class Controller:
         if not moving:
             for name, handle in self.handles.items():
                 handle.mend(views[name])
-        if self.part.held is not None:
+        if self.part.held is not None or self.part.giving_back:
             self._step(protocol.tell_again(self.part, self.config, now))
 
     # -- the protocol's effects ----------------------------------------------------------------------------------------
@@ -472,10 +470,12 @@ class Controller:
         if status[0] is Role.ACTIVE:
             self._note_active(src, status[1])
 
-    def on_beat_answer(self, src: str, answer: m.ClaimAnswer | None, sent_ns: int) -> None:
-        """A voter answered a heartbeat."""
+    def on_beat_answer(self, src: str, answer: m.ClaimAnswer | None, sent_ns: int, record: Told | None = None) -> None:
+        """A voter answered a heartbeat; a witness tells its record with that."""
         now = self.process.clock()
         self.heard[src] = now
+        if record is not None:
+            self.heard_beat(src, record)
         if answer is not None:
             self._step(protocol.claim_answered(self.part, self.config, src, answer, sent_ns, now))
 
@@ -497,6 +497,8 @@ class Controller:
                 self.wake()
             case m.SettleAnswer():
                 self._step(protocol.settle_answered(self.part, src, answer))
+            case m.ReleaseAnswer():
+                self.part = protocol.release_answered(self.part, src, answer)
             case _:
                 pass
 

@@ -211,6 +211,7 @@ class Database:
         self.world.tokens += 1
         self.token = self.world.tokens
         self.connected = True
+        self.was_active = False  # the driver writes this down before it follows, whoever asked for the connection
         source.followers[self.site] = follower = Follower(self.token, n, n)
         if not self.evidence:
             self._goal = len(source.log)
@@ -324,10 +325,7 @@ class Database:
             self.role, self.source = Role.STANDBY, active
         if self.connected:
             return Outcome.DONE
-        outcome = self._connect(active)
-        if outcome is Outcome.DONE:
-            self.was_active = False
-        return outcome
+        return self._connect(active)
 
     def _fence(self) -> Outcome:
         if not self.process.alive:

@@ -254,8 +254,7 @@ class Faults:
 
     def _lose_disk(self, draw: float) -> tuple[str, Callable[[], None]] | None:
         world = self._world
-        # One voter at a time, and never so many that a list could not be carried: more than that is for people.
-        if self.lost_disks or len(world.voters.members) < 3 or not self._change_is_over():
+        if self.lost_disks or len(world.voters.members) < 3:
             return None
         if any(not world.member(v).voter.disk for v in world.voters.members):
             return None
@@ -263,9 +262,11 @@ class Faults:
         spared = {holder.name} if holder is not None else set()
         if len(lone) == 1:
             spared |= lone  # what only one site has is gone with its disk: nothing can be promised then
-        name = self._pick([v for v in world.voters.members if v not in spared], draw)
+        name = self._pick([v for v in world.voters.members if v not in spared and self._can_lose(v)], draw)
         if name is None:
             return None
+        if not self._change_is_over():
+            world.kernel.count("disk lost during a change of voters")
         if name in world.databases:
             self._kill_site(name)
             whole = [s for s in lone if s != name and world.databases[s].promotable and world.databases[s].process.runs]
@@ -282,6 +283,21 @@ class Faults:
             self._readmit(name)
 
         return name, back
+
+    def _can_lose(self, name: str) -> bool:
+        """Whether every list in force or on its way is carried by voters with a record of old, without this one.
+
+        Whom a list on its way admits anew has none of old; with more records lost than that a group is for people.
+        """
+        world = self._world
+        known = [world.monitors.in_force, Electorate(world.voters)]
+        known += [p.voters for v in world.voters.members for p in world.member(v).voter.disk.values()]
+        lists = {voters for electorate in known for voters in electorate.lists}
+        weak = {name}.union(*(voters.readmitted for voters in lists if voters != world.monitors.in_force.current))
+        return all(
+            sum(v not in weak and bool(world.member(v).voter.disk) for v in voters.members) >= voters.majority
+            for voters in lists
+        )
 
     def _change_is_over(self) -> bool:
         """Whether the list in force is the declared one."""

@@ -66,6 +66,7 @@ class Monitors:
         self.acked: list[int] = []
         self.acked_at: dict[int, str] = {}
         self.won_epochs: dict[int, str] = {}
+        self.granted_life: dict[int, int] = {}
         self.granted: dict[int, dict[str, str]] = {}
         self.stored: dict[tuple[int, int], tuple[SyncSet, set[str]]] = {}
         self.committed = SyncSet()
@@ -129,6 +130,7 @@ class Monitors:
                 self.fail("I6", f"{voter} went back from voters {before.voters.describe()}")
         if before is None or promise.epoch > before.epoch:
             self.granted.setdefault(promise.epoch, {})[voter] = promise.site
+            self.granted_life[promise.epoch] = self._world.processes[promise.site].incarnation
         if before is None or promise.stored_set != before.stored_set:
             self._set_stored(voter, promise.stored_set)
 
@@ -352,7 +354,8 @@ class Monitors:
     def _contests_left_open(self) -> bool:
         """Whether sites died under a manual policy with what they were granted, each site's voter bound to one of them.
 
-        None of them won, but no voter can know that: it may be a failover, and the policy leaves those to people.
+        None of them won, but no voter can know that: it may be a failover, and the policy leaves those to people. A
+        site that lives gives back what it was granted.
         """
         world = self._world
         if world.automatic:
@@ -360,7 +363,10 @@ class Monitors:
         reasons = {reason.code for c in world.controllers.values() for reason in c.decision.reasons}
         promises = [c.voter.promise for c in world.controllers.values()]
         return reasons == {"ManualFailover"} and all(
-            promise is not None and not promise.released and promise.epoch not in self.won_epochs
+            promise is not None
+            and not promise.released
+            and promise.epoch not in self.won_epochs
+            and world.processes[promise.site].incarnation > self.granted_life[promise.epoch]
             for promise in promises
         )
 

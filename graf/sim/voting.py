@@ -6,6 +6,7 @@ from collections import deque
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from graf.api.values import Electorate, Role, SyncSet
 from graf.core import messages as m
 from graf.core import voter as core
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from graf.sim.world import World
 
 GROUP = "vnf"
+
+# What a site tells its peers: role, epoch, promotable, ready, the newest set and the voters that it knows.
+Told = tuple[Role | None, int, bool, bool, SyncSet, Electorate | None]
 
 
 class SimVoter:
@@ -175,7 +179,14 @@ class SimWitness:
     def on_beat(self, src: str, claim: m.Claim | None, sent_ns: int, _status: object) -> None:
         """Answers a heartbeat."""
         answer = self.voter.claim(src, claim) if claim is not None else None
-        self.world.reply(self.process, src, "on_beat_answer", answer, sent_ns)
+        self.world.reply(self.process, src, "on_beat_answer", answer, sent_ns, self.record())
+
+    def record(self) -> Told:
+        """What it tells of its record, as a site tells its part: no role, and nothing that could be promoted."""
+        promise = self.voter.promise
+        if promise is None:
+            return (None, 0, False, False, SyncSet(), None)
+        return (None, promise.epoch, False, False, promise.stored_set, promise.voters)
 
     def on_request(self, src: str, request: Any) -> None:
         """Answers a campaign, release, set update or settle."""

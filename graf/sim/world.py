@@ -147,7 +147,8 @@ class World:
         if isinstance(member, Controller):
             member.heard_beat(src, status)
         answer = member.voter.claim(src, claim) if claim is not None else None
-        self.controllers[src].on_beat_answer(dst, answer, sent_ns)
+        record = None if isinstance(member, Controller) else member.record()
+        self.controllers[src].on_beat_answer(dst, answer, sent_ns, record)
 
     # -- what components tell ------------------------------------------------------------------------------------------
 

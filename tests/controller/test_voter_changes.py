@@ -16,10 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from graf_driver_sdk.v1 import driver_pb2 as pb
 from world import FIRST, GROUP, TIMING, World, until
 
-from graf.api.values import Electorate, VoterList
+from graf.api.values import Electorate, SetVersion, SyncSet, VoterList
 from graf.controller.manager_link import group_report
 from graf.core.handover_rules import Order
 from graf.core.holder import take_over_refusals
+from graf.core.messages import SetAnswer, SetUpdate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -233,6 +234,24 @@ async def test_a_voter_that_lost_its_disk_is_admitted_anew_by_one_change_that_sa
     await until_redundant(world, "east", "west")
     await world.sites["east"].stop()
     await until("west serves with its vote", lambda: "west" in world.served_by())
+
+
+async def test_a_site_learns_the_newest_set_from_a_witness_that_alone_has_it(world: World) -> None:
+    await until_redundant(world, "east", "west")
+    await world.sites["east"].stop()
+    await until("west serves alone", lambda: world.served_by() == ["west"])
+    await until("the set is west's alone", lambda: world.sites["west"].agent.known_set().members == {"west"})
+    witness = world.witnesses["witness"]
+    await world.sites["west"].stop()
+    # As left behind by a holder that died while it told its next set.
+    promise = witness.promise
+    assert promise is not None
+    newest = SyncSet(SetVersion(promise.epoch, promise.stored_set.version.counter + 1), frozenset({"east", "west"}))
+    told = SetUpdate(promise.group, promise.epoch, newest)
+    assert (await witness.desk.voting.ask("west", told)) == SetAnswer(promise.group, promise.epoch, newest, stored=True)
+    await world.sites["east"].start()
+    world.assign("east")
+    await until("east knows it", lambda: world.sites["east"].agent.known_set() == newest)
 
 
 async def test_a_list_that_reaches_the_standby_alone_changes_nothing(world: World) -> None:

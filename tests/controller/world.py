@@ -27,8 +27,9 @@ from graf.api.values import Stage, VoterList
 from graf.controller.dialing import Dialer
 from graf.controller.endpoints import Endpoints
 from graf.controller.groups import Assignment, ComponentWiring
-from graf.controller.keeper import Keeper, VoterDesk
+from graf.controller.keeper import Keeper
 from graf.controller.records import Records
+from graf.controller.witness import WitnessDesk
 from graf.core.view import ComponentConfig, GroupConfig
 from graf.shell.links import Links
 from graf.shell.promises import PromiseStore
@@ -276,7 +277,7 @@ class Witness:
     """A voter alone."""
 
     links: Links
-    desk: VoterDesk
+    desk: WitnessDesk
 
     @property
     def promise(self) -> Promise | None:
@@ -311,7 +312,7 @@ class World:
             self.assign(name)
 
     async def start_witness(self, name: str = "witness") -> Witness:
-        desk = VoterDesk(Voting(name, PromiseStore(self.path / name / "promises")))
+        desk = WitnessDesk(Voting(name, PromiseStore(self.path / name / "promises")))
         tls = self.authority.issue(self.path / f"tls-{name}", f"{name}.voter.graf.dev")
         links = Links(name, tls, desk, accept_any_voter=True)
         desk.links = links

@@ -10,11 +10,13 @@ from graf.api.values import Electorate, Role, SetVersion, SyncSet, VoterList
 from graf.core import participant
 from graf.core.lease import Lease
 from graf.core.messages import (
+    CONTEST_LOST,
     Campaign,
     CampaignAnswer,
     Claim,
     ClaimAnswer,
     Release,
+    ReleaseAnswer,
     SetAnswer,
     Settle,
     SettleAnswer,
@@ -123,6 +125,34 @@ def test_a_contest_is_given_up_when_its_time_is_over_and_told_to_all_that_were_a
     assert part.contend_not_before_ns == part.contest_ends_ns + lost.wait_ns
 
 
+def test_a_lost_contest_is_given_back_until_each_voter_that_may_be_bound_has_answered() -> None:
+    part, _ = answered(started()[0], ("witness", grant(4)))
+    part, _ = participant.contest_time_over(part, CONFIG, part.contest_ends_ns)
+    told = part.contest_ends_ns
+    assert participant.tell_again(part, CONFIG, told) == (part, ())
+
+    def again(part: Participation, at_ns: int) -> set[str]:
+        _, effects = participant.tell_again(part, CONFIG, at_ns)
+        asks = [e for e in effects if isinstance(e, Ask)]
+        assert all(e.request == Release(G, 4, cause=CONTEST_LOST) for e in asks)
+        return {voter for ask in asks for voter in ask.voters}
+
+    later = told + participant.TELL_AGAIN_NS + 1
+    assert again(part, later) == {"west", "witness", "east"}, "its own voter's grant decided, so it was asked too"
+    part = participant.release_answered(part, "witness", ReleaseAnswer(G, 4, released=True))
+    part = participant.release_answered(part, "west", ReleaseAnswer(G, 3, released=True))
+    assert again(part, later) == {"west", "east"}, "the answer for another epoch ends nothing"
+    part = participant.release_answered(part, "west", ReleaseAnswer(G, 4, released=False))
+    part = participant.release_answered(part, "east", ReleaseAnswer(G, 4, released=True))
+    assert participant.tell_again(part, CONFIG, later)[1] == ()
+
+
+def test_who_refused_has_nothing_to_give_back() -> None:
+    part, _ = answered(started()[0], ("witness", refusal(4)))
+    part, _ = participant.contest_time_over(part, CONFIG, part.contest_ends_ns)
+    assert set(part.giving_back) == {"west"}
+
+
 def test_a_contest_that_all_refuse_leaves_no_trace() -> None:
     part, effects = answered(
         started()[0], ("witness", refusal(4, retry_after_ns=70)), ("west", refusal(4, retry_after_ns=50))
@@ -219,7 +249,9 @@ def test_a_voter_that_missed_a_change_of_voters_is_invited_too() -> None:
     assert isinstance(ask.request, Campaign)
     assert (ask.voters, ask.request.voters) == (("west",), Electorate(NEW_LIST))
     ahead = replace(behind, promised_epoch=4)
-    assert participant.claim_answered(part, CONFIG, "west", ahead, T0, T0)[1] == ()
+    astray, effects = participant.claim_answered(part, CONFIG, "west", ahead, T0, T0)
+    assert effects == ()
+    assert astray.astray == {"west"}, "whatever list it knows, it renews nothing until a newer epoch is won"
 
 
 def test_a_voter_without_a_record_is_invited_only_as_a_newcomer() -> None:

@@ -139,7 +139,8 @@ class Acting:
         """The node without what nothing depends on any more."""
         part = node.part
         if part is not None:
-            part = self.clocks.settled_part(part)
+            # What was sent may arrive again in this network anyhow, so telling it again is nothing new.
+            part = replace(self.clocks.settled_part(part), giving_back=MappingProxyType({}))
             promise = node.voter.promises.get(GROUP)
             over = part.lease is not None and part.contest is None and not part.lease.valid(NOW)
             if over and not self.setting.timed:
