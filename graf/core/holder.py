@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from graf.api.values import Electorate, Reason, Role
 from graf.core.contender import heard_now, next_epoch
 from graf.core.view import (
+    ComponentView,
     Contend,
     Decision,
     Fence,
@@ -115,6 +116,57 @@ def release_when_data_is_lost(view: SiteView, now_ns: int) -> Decision | None:
         ),
         config.timing.heartbeat_ns,
     )
+
+
+def _lost_copies(view: SiteView) -> tuple[ComponentView, ...]:
+    """Copied components whose data is proved to be gone here."""
+    return tuple(
+        view.components[c.name]
+        for c in view.config.components
+        if c.copied and view.components[c.name].health is Health.DEAD
+    )
+
+
+def release_when_a_copy_is_lost(view: SiteView, now_ns: int) -> Decision | None:
+    """Data outside the synchronous set is lost here, proved: a standby has the newest that is left of it.
+
+    Only Dead counts. Unknown and Unhealthy may pass, and the standby's copy is older than what is here: to move for
+    them would lose what nobody has lost yet. It holds nothing up: while nobody can take over the rest is served here.
+    """
+    lost = _lost_copies(view)
+    if not lost or not view.config.automatic:
+        return None
+    for name in view.config.sites:
+        peer = view.peers.get(name, PeerView(name, connected=False))
+        if name != view.site and not take_over_refusals(view, peer):
+            return Decision((HandOver(name),), (_copies_lost(view, lost), Reason("StandbyCanTakeOver", name)))
+    return None
+
+
+def tell_a_lost_copy(view: SiteView, now_ns: int) -> Decision | None:
+    """Nobody can take over: why is told, when there is nothing else to do."""
+    lost = _lost_copies(view)
+    if not lost:
+        return None
+    if not view.config.automatic:
+        return Decision(
+            (), (_copies_lost(view, lost), Reason("ManualFailover", "the policy leaves failover to people"))
+        )
+    refusals = [
+        reason
+        for name in view.config.sites
+        if name != view.site
+        for reason in take_over_refusals(view, view.peers.get(name, PeerView(name, connected=False)))
+    ]
+    return Decision(
+        (),
+        (_copies_lost(view, lost), Reason("LocalRestart", "no site can take over, the rest is served here"), *refusals),
+        view.config.timing.heartbeat_ns,
+    )
+
+
+def _copies_lost(view: SiteView, lost: tuple[ComponentView, ...]) -> Reason:
+    return Reason("DataComponentLost", f"{', '.join(f'{c.name} is {c.health.value}' for c in lost)} at {view.site}")
 
 
 def give_back_without_data(view: SiteView, now_ns: int) -> Decision | None:
@@ -360,6 +412,8 @@ HOLDER_RULES: tuple[HolderRule, ...] = (
     ("release-when-data-is-lost", release_when_data_is_lost),
     ("shrink-lost-member", shrink_lost_member),
     ("grow-with-caught-up-member", grow_with_caught_up_member),
+    ("release-when-a-copy-is-lost", release_when_a_copy_is_lost),
     ("change-voters", change_voters),
     ("regain-voters", regain_voters),
+    ("tell-a-lost-copy", tell_a_lost_copy),
 )

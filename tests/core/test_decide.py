@@ -150,6 +150,14 @@ def troubled(health: Health, since_ns: int = NOW) -> MappingProxyType[str, Compo
     return components(replace(DB, health=health, troubled_since_ns=since_ns))
 
 
+def with_files(health: Health, *, automatic: bool = True, **changed: Any) -> SiteView:
+    """East with a volume beside its database, which is copied without the synchronous set."""
+    files = ComponentConfig("files", Stage.DATA, copied=True)
+    volume = ComponentView("files", health, Role.ACTIVE, accepting=True, promotable=True, settled=True)
+    changed.setdefault("components", components(volume))
+    return holder(config=config(automatic=automatic, components=(*CONFIG.components, files)), **changed)
+
+
 JOINING = HolderSet(3, VOTERS, EAST_SET, joining="west", counter=3)
 BEHIND = components(replace(DB, settled=False))
 TWO = VoterList(1, ("east", "west"))
@@ -264,6 +272,21 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
         (),
     ),
     ("release-when-data-is-lost", alone(components=troubled(Health.DEAD)), "DataComponentLost", ()),
+    ("release-when-a-copy-is-lost", with_files(Health.DEAD), "DataComponentLost", (HandOver("west"),)),
+    ("tell-a-lost-copy", with_files(Health.DEAD, peers=peers(GONE)), "DataComponentLost", ()),
+    (
+        "tell-a-lost-copy",
+        with_files(Health.DEAD, holder_set=ALONE.holder_set, join_not_before_ns=NOW + 1),
+        "DataComponentLost",
+        (),
+    ),
+    ("tell-a-lost-copy", with_files(Health.DEAD, automatic=False), "DataComponentLost", ()),
+    (
+        "shrink-lost-member",  # a lost copy keeps nobody waiting
+        with_files(Health.DEAD, peers=peers(GONE), lost_since_ns=MappingProxyType({"west": NOW - SUSPECT})),
+        "MemberLost",
+        (ProposeSet(EAST),),
+    ),
     (
         "shrink-lost-member",
         holder(lost_since_ns=MappingProxyType({"west": NOW - SUSPECT})),
@@ -453,6 +476,13 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
 LOST_LONG_AGO = MappingProxyType({"west": NOW - 9 * SUSPECT})
 # Views just beside those above: the rule has nothing to say.
 SILENT: list[tuple[str, SiteView]] = [
+    # Unknown and Unhealthy may pass, and what a standby has of it is older.
+    ("release-when-a-copy-is-lost", with_files(Health.UNKNOWN)),
+    ("release-when-a-copy-is-lost", with_files(Health.UNHEALTHY)),
+    ("release-when-a-copy-is-lost", with_files(Health.DEAD, peers=peers(replace(WEST, ready=False)))),
+    ("release-when-a-copy-is-lost", with_files(Health.DEAD, automatic=False)),
+    ("tell-a-lost-copy", with_files(Health.UNHEALTHY)),
+    ("tell-a-lost-copy", holder(components=components(replace(ROUTE, health=Health.DEAD)))),
     ("fence-before-lease-ends", holder(lease=ending(TIMING.fence_margin_ns + 1))),
     ("wait-while-handing-over", holder()),
     ("new-holder-shrinks", holder()),
@@ -574,11 +604,11 @@ def test_a_rule_has_nothing_to_say(case: tuple[str, SiteView]) -> None:
 
 @pytest.mark.parametrize("case", SPEAKS, ids=ids)
 def test_without_the_rule_the_site_decides_otherwise(case: tuple[str, SiteView, str, tuple[Any, ...]]) -> None:
-    name, view, reason, _ = case
+    name, view, reason, actions = case
     holder_rules = tuple(r for r in HOLDER_RULES if r[0] != name)
     contender_rules = tuple(r for r in CONTENDER_RULES if r[0] != name)
     decided = decide(view, NOW, holder_rules, contender_rules)
-    assert decided.reasons[0].code != reason, f"{name} is not what decides here"
+    assert (decided.reasons[0].code, decided.actions) != (reason, actions), f"{name} is not what decides here"
 
 
 def test_every_rule_has_a_view_where_it_speaks_and_one_where_it_is_silent() -> None:

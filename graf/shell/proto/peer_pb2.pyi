@@ -581,7 +581,9 @@ Global___SettleAnswer: _TypeAlias = SettleAnswer  # noqa: Y015
 
 @_typing.final
 class GroupStatus(_message.Message):
-    """What a site tells its peers of its own part in a group; sent on change and with every few heartbeats."""
+    """What a site tells its peers of its own part in a group; sent on change and with every few heartbeats. A witness
+    answers heartbeats with its record in this form: epoch, known_set and voters, without a role.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
