@@ -32,6 +32,7 @@ class Faults:
         self.injected: list[tuple[int, int, str, str]] = []
         self.misses_events = False
         self.crashes_winner = False
+        self.isolates_winner: Callable[[str], None] | None = None
         self.git_conflicts = False
         self.lost_disks: set[str] = set()
         self.came_or_went_ns = 0
@@ -238,8 +239,28 @@ class Faults:
 
         return f"{active.name}, and the next winner's database", back
 
+    def _isolate_at_win(self, _draw: float) -> tuple[str, Callable[[], None]]:
+        """Whoever wins next is heard by its users alone from then on; in scripts only, chance hits it too seldom."""
+        cut: list[Callable[[], None]] = []
+
+        def isolate(site: str) -> None:
+            others = [o for o in self._locations() if o not in (site, USERS)]
+            pairs = [*((site, o) for o in others), *((o, site) for o in others)]
+            cut.append(self._cut(pairs, site)[1])
+
+        def back() -> None:
+            self.isolates_winner = None
+            for mend in cut:
+                mend()
+
+        self.isolates_winner = isolate
+        return "the next winner", back
+
     def won(self, site: str) -> None:
-        """A site has won: the planned crash of its database happens now."""
+        """A site has won: what was planned for that moment happens now."""
+        if self.isolates_winner is not None:
+            isolate, self.isolates_winner = self.isolates_winner, None
+            isolate(site)
         if self.crashes_winner:
             self.crashes_winner = False
             # At once, or a moment later: before the promotion, or between the told set and the promotion.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graf.core import site, voter
 from graf.core.contender import CONTENDER_RULES
 from graf.core.holder import HOLDER_RULES
+from graf.sim.voting import SimWitness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,6 +85,15 @@ def without(rules: tuple[tuple[str, Any], ...], *names: str) -> tuple[tuple[str,
     if unknown:
         raise KeyError(f"no such rule: {', '.join(sorted(unknown))}")
     return tuple(rule for rule in rules if rule[0] not in names)
+
+
+def _tells_nothing(_self: SimWitness) -> None:
+    return None
+
+
+# What witnesses tell keeps sites from most contests that the voters would have to refuse. Safety may not rest on it: a
+# word may be late, and a witness of an earlier release tells nothing.
+NOTHING_TOLD = Patch(SimWitness, "record", _tells_nothing)
 
 
 def no_campaign_rule(*names: str) -> Patch:

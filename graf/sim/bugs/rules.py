@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from graf.core.contender import CONTENDER_RULES
 from graf.core.holder import HOLDER_RULES
 from graf.core.voter import CAMPAIGN_RULES
-from graf.sim.bugs.bug import Bug, Patch, no_campaign_rule, no_site_rule, planting
+from graf.sim.bugs.bug import NOTHING_TOLD, Bug, Patch, no_campaign_rule, no_site_rule, planting
 from graf.sim.settings import Planned
 
 
@@ -38,6 +38,10 @@ SPARING = (
     Silent(
         "holder:release-when-data-is-lost", "a dead component is started again in its place; the rule makes it fast"
     ),
+    Silent(
+        "holder:release-when-a-copy-is-lost", "the simulator has no data outside the set; the drill volume-loss has"
+    ),
+    Silent("holder:tell-a-lost-copy", "as before; it only tells"),
     Silent(
         "contender:wait-while-handing-over",
         "the own voter takes requests in turn, so the release comes before the contest",
@@ -85,6 +89,8 @@ COVERED = (
     ),
 )
 
+# What else has to be gone.
+MORE: dict[str, tuple[Patch, ...]] = {"voter:in-synchronous-set": (NOTHING_TOLD,)}
 # Faults that call upon a rule.
 NEEDS: dict[str, tuple[str, ...]] = {
     "voter:declared-voters-only": ("change-voters", "crash-site"),
@@ -137,7 +143,7 @@ def _bug(rule: str) -> Bug:
         f"{where}-without:{name}",
         summary,
         ALL,
-        planting(left_out(rule)),
+        planting(left_out(rule), *MORE.get(rule, ())),
         NEEDS.get(rule, ()),
         lossless=rule not in LOSSY,
         large=rule == "holder:regain-voters",

@@ -12,7 +12,8 @@ from graf.core.contender import CONTENDER_RULES
 from graf.core.holder import HOLDER_RULES
 from graf.core.syncset import HolderSet
 from graf.core.view import Decision, ProposeSet, SiteView
-from graf.sim.bugs.bug import Bug, Patch, planting
+from graf.sim.bugs.bug import NOTHING_TOLD, Bug, Patch, planting
+from graf.sim.settings import Planned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from graf.core.messages import SetAnswer
     from graf.core.view import PeerView
 
+# East shrinks the set to itself while the witness stores nothing, so only its own voter has that set; it restarts, wins
+# again by the witness, and is alone from that moment. Then west can win by what the witness has.
+SET_KNOWN_TO_ONE = (
+    Planned(1, "disk-full", 0.5, 12),
+    Planned(2, "isolate-site", 0.6, 30),
+    Planned(12, "crash-controller", 0.1, 1),
+    Planned(14, "isolate-at-win", 0.0, 46),
+)
 _adopted, _propose = HolderSet.adopted, HolderSet.propose
 _refusals = holder.take_over_refusals
 
@@ -116,8 +125,8 @@ BUGS = (
         "doubt-forgotten",
         "A new holder does not count with sets that an earlier one may have told to voters that it has not asked.",
         ("I2", "I11"),
-        planting(Patch(HolderSet, "adopted", staticmethod(_without_doubt))),
-        needs=("flap-link", "slow-disk", "crash-controller"),
+        planting(Patch(HolderSet, "adopted", staticmethod(_without_doubt)), NOTHING_TOLD),
+        script=SET_KNOWN_TO_ONE,
     ),
     Bug(
         "set-read-from-a-minority",
@@ -126,8 +135,9 @@ BUGS = (
         planting(
             Patch(Contest, "newest_set", property(_of_the_campaign_alone)),
             Patch(HolderSet, "adopted", staticmethod(_without_doubt)),
+            NOTHING_TOLD,
         ),
-        needs=("flap-link", "slow-disk", "crash-controller"),
+        script=SET_KNOWN_TO_ONE,
     ),
     Bug(
         "set-stored-by-a-minority",
