@@ -1,26 +1,60 @@
 #!/bin/sh
-# Gets Oracle's MySQL for the driver's tests: Debian's stable releases have MariaDB only, so it comes from sid, unpacked
-# into the cache and started with its own loader and libraries. Does nothing where it is there already.
+# Gets Oracle's MySQL for the driver's tests: Debian's stable releases have MariaDB only, so it comes from elsewhere, is
+# unpacked into the cache and started with its own loader and libraries. Does nothing where it is there already.
+#
+# usage: mysql_server.sh [9|8.4]   9 (the default): Debian sid.   8.4, the long-term release: Ubuntu 26.04.
 set -eu
 
-directory="${XDG_CACHE_HOME:-$HOME/.cache}/graf/mysql-server"
+series="${1:-9}"
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/graf"
+directory="$cache/mysql-server"
+[ "$series" = 9 ] || directory="$cache/mysql-server-$series"
 if [ -x "$directory/bin/mysqld" ] && "$directory/bin/mysqld" --version >/dev/null 2>&1; then
     exit 0
 fi
-echo "setup: MySQL server from Debian sid into $directory"
 rm -rf "$directory"
 mkdir -p "$directory/bin"
 log="$directory/mmdebstrap.log"
-# The mirror's sid may be an old snapshot: its Release file is then "expired" and still the right one.
-if ! mmdebstrap --variant=extract --include=mysql-server-core,mysql-client-core \
-    --aptopt='Acquire::Check-Valid-Until "false"' \
-    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-    sid "$directory/root" http://deb.debian.org/debian >"$log" 2>&1; then
-    tail -n 5 "$log" >&2
-    echo "setup: MySQL could not be got from Debian sid (above); its tests fail until it is. The rest works." >&2
+
+# unpack SUITE PACKAGES DIRECTORY MIRROR [more options of mmdebstrap]
+unpack() {
+    suite="$1" wanted="$2" target="$3" mirror="$4"
+    shift 4
+    mmdebstrap --variant=extract --include="$wanted" "$@" \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+        "$suite" "$target" "$mirror" >>"$log" 2>&1
+}
+
+get_server() {
+    packages=mysql-server-core,mysql-client-core
+    debian=http://deb.debian.org/debian
+    case "$series" in
+    9)
+        echo "setup: MySQL 9 from Debian sid into $directory"
+        # The mirror's sid may be an old snapshot: its Release file is then "expired" and still the right one.
+        unpack sid "$packages" "$directory/root" "$debian" --aptopt='Acquire::Check-Valid-Until "false"'
+        ;;
+    8.4)
+        echo "setup: MySQL 8.4 from Ubuntu 26.04 into $directory"
+        # Ubuntu's key comes out of a package that Debian signs.
+        unpack trixie ubuntu-keyring "$directory/keys" "$debian" &&
+            unpack resolute "$packages" "$directory/root" http://archive.ubuntu.com/ubuntu \
+                --keyring="$directory/keys/usr/share/keyrings/ubuntu-archive-keyring.gpg"
+        ;;
+    *)
+        echo "setup: no MySQL $series is known here; say 9 or 8.4" >&2
+        return 1
+        ;;
+    esac
+}
+
+if ! get_server; then
+    [ -f "$log" ] && tail -n 5 "$log" >&2
+    echo "setup: MySQL $series could not be got (above); its tests fail until it is. The rest works." >&2
     rm -rf "$directory"
     exit 1
 fi
+rm -rf "$directory/keys"
 root="$directory/root"
 loader=""
 for candidate in "$root"/usr/lib64/ld-linux-*.so.* "$root"/lib64/ld-linux-*.so.* "$root"/usr/lib/ld-linux-*.so.*; do

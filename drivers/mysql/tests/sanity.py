@@ -1,6 +1,7 @@
 """What graf-driver-sanity needs to know of mysql, with two real servers: `make mysql-sanity`.
 
-MariaDB's, or with `GRAF_SANITY_ENGINE=mysql` those of the MySQL that the set-up installed.
+MariaDB's, or with `GRAF_SANITY_ENGINE=mysql` those of the MySQL that `tools/mysql_server.sh` got: 9, or with
+`GRAF_SANITY_MYSQL=8.4` the long-term release.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ import pymysql
 from graf_driver_sanity.config import Budget, Config, Invalid, Side
 
 ENGINE = os.environ.get("GRAF_SANITY_ENGINE", "mariadb")
-MYSQL = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graf" / "mysql-server" / "bin"
+SERIES = os.environ.get("GRAF_SANITY_MYSQL", "9")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graf"
+MYSQL = CACHE / ("mysql-server" if SERIES == "9" else f"mysql-server-{SERIES}") / "bin"
 if ENGINE == "mysql":
+    if not (MYSQL / "mysqld").is_file():
+        raise FileNotFoundError(f"{MYSQL}/mysqld is missing: run `tools/mysql_server.sh {SERIES}`")
     os.environ["PATH"] = f"{MYSQL}:{os.environ['PATH']}"
 PASSWORD = "it-is-a-secret-of-mysql"
 BASE = Path(tempfile.mkdtemp(prefix="gsm-", dir="/tmp"))
