@@ -161,15 +161,19 @@ class GroupAgent:
             status.ClearField("voters")  # none, or none that anybody could vote by
         before = self.peers.get(peer)
         self.peers[peer] = status
-        self.protocol.heard_set(wire.set_from_wire(status.known_set))
+        told_set = wire.set_from_wire(status.known_set)
+        if status.role:
+            self.protocol.heard_set(told_set)
+        else:
+            self.protocol.heard_record(told_set)
         if status.role == Role.ACTIVE.value:
             self.note_active(peer, status.epoch)
         if before != status:
             self.wake()
 
-    def told_voters(self) -> list[Electorate]:
-        """The voters that peers told to be in force, or on their way."""
-        return [wire.electorate_from_wire(s.voters) for s in self.peers.values() if s.HasField("voters")]
+    def told_voters(self) -> dict[str, Electorate]:
+        """By peer, the voters that it told to be in force, or on their way."""
+        return {n: wire.electorate_from_wire(s.voters) for n, s in self.peers.items() if s.HasField("voters")}
 
     def note_active(self, site: str, epoch: int) -> None:
         """Remembers who was heard to be Active last; the own voter may have missed it."""
@@ -533,7 +537,8 @@ class GroupAgent:
             promotable=status.promotable,
             promotable_reason=status.promotable_reason,
             ready=status.ready,
-            known_set=wire.set_from_wire(status.known_set),
+            # A witness's record has no role; what counts of its set is in the protocol's `told_set`.
+            known_set=wire.set_from_wire(status.known_set) if status.role else SyncSet(),
             voters=wire.electorate_from_wire(status.voters) if status.HasField("voters") else None,
         )
 

@@ -26,6 +26,7 @@ from graf.core.participant import (
     VotersSettled,
     Won,
 )
+from graf.core.voterchange import bound_to
 from graf.shell import wire
 from graf.shell.logs import event
 
@@ -93,9 +94,12 @@ class Protocol:
             promise.voters if promise is not None else None,
         )
         members = [v for electorate in known if electorate is not None for v in electorate.members]
+        told = self._agent.told_voters()
         if promise is None:
             # Without a record the lists in force are known from the others alone.
-            members += [v for told in self._agent.told_voters() for v in told.members]
+            members += [v for electorate in told.values() for v in electorate.members]
+        else:
+            members += [v for change in bound_to(promise.voters.current, told) for v in change.members]
         return tuple(dict.fromkeys((*members, *self._agent.config.voters.members)))
 
     def voter_states(self, now_ns: int) -> dict[str, str]:
@@ -159,6 +163,10 @@ class Protocol:
     def heard_set(self, known_set: SyncSet) -> None:
         """A peer tells the newest synchronous set that it knows."""
         self.state = participant.heard_set(self.state, known_set)
+
+    def heard_record(self, stored_set: SyncSet) -> None:
+        """A witness tells the set on its disk."""
+        self.state = participant.heard_record(self.state, self._agent.config, stored_set)
 
     def propose_set(self, members: frozenset[str]) -> None:
         """Tells the voters a newer set."""

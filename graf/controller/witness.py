@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("graf.witness")
 
+TELL_EVERY = 10  # heartbeats
+
 
 class WitnessDesk(VoterDesk):
     """A voter's desk that tells its records too: no agent does that here.
@@ -34,13 +36,27 @@ class WitnessDesk(VoterDesk):
     over by that set learns it only from here.
     """
 
+    def __init__(self, voting: Voting) -> None:
+        super().__init__(voting)
+        self._told: dict[tuple[str, str], Promise] = {}
+
+    def on_link(self, peer: str, connected: bool) -> None:
+        """A peer that comes or goes has been told nothing."""
+        self._told = {key: promise for key, promise in self._told.items() if key[0] != peer}
+
     def on_message(self, peer: str, message: pb.PeerMessage) -> None:
-        """With every heartbeat, the records of the groups that the sender votes in."""
+        """With a heartbeat, the records of the groups that the sender votes in, when changed and now and then.
+
+        Now and then, because a site may be assigned a group after it was told; each group in another turn.
+        """
         super().on_message(peer, message)
-        if message.WhichOneof("body") == "heartbeat":
-            for promise in self.voting.state.promises.values():
-                if peer in promise.voters.members:
-                    self._send(peer, pb.PeerMessage(group_status=record_of(promise)))
+        if message.WhichOneof("body") != "heartbeat":
+            return
+        for number, promise in enumerate(self.voting.state.promises.values()):
+            due = (message.heartbeat.sequence + number) % TELL_EVERY == 0
+            if peer in promise.voters.members and (due or self._told.get((peer, promise.group)) is not promise):
+                self._told[peer, promise.group] = promise
+                self._send(peer, pb.PeerMessage(group_status=record_of(promise)))
 
 
 def record_of(promise: Promise) -> pb.GroupStatus:

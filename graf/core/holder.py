@@ -21,9 +21,12 @@ from graf.core.view import (
     StopJoining,
 )
 from graf.core.voter import BOOTSTRAP_EPOCH
+from graf.core.voterchange import bound_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from graf.api.values import VoterList
 
 JOIN_TIMEOUT_HEARTBEATS = 30
 ADMISSION_TIMEOUT_HEARTBEATS = 30
@@ -329,9 +332,7 @@ def change_voters(view: SiteView, now_ns: int) -> Decision | None:
     lease, holder_set, config = view.lease, view.holder_set, view.config
     if lease is None or holder_set is None or lease.voters.joint:
         return None
-    begun = view.promise.voters.proposed if view.promise is not None else None
-    if begun is None and view.voters_hint is not None and view.voters_hint.current == lease.voters.current:
-        begun = view.voters_hint.proposed  # others have granted a change that the own voter has not seen
+    begun = _change_begun(view, lease.voters.current)
     proposed = begun if begun is not None and begun.version > lease.voters.current.version else config.voters
     if proposed.version <= lease.voters.current.version:
         return None
@@ -349,6 +350,14 @@ def change_voters(view: SiteView, now_ns: int) -> Decision | None:
         (Reason("ChangeVoters", electorate.describe()),),
         config.timing.heartbeat_ns,
     )
+
+
+def _change_begun(view: SiteView, in_force: VoterList) -> VoterList | None:
+    """The change of the list in force that voters are bound to: by the own record, a refusal, or what others tell."""
+    known = (view.promise.voters if view.promise is not None else None, view.voters_hint)
+    own = [e.proposed for e in known if e is not None and e.proposed is not None and e.current == in_force]
+    told = bound_to(in_force, {name: peer.voters for name, peer in view.peers.items()})
+    return next(iter((*own, *told)), None)
 
 
 def regain_voters(view: SiteView, now_ns: int) -> Decision | None:

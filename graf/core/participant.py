@@ -100,6 +100,7 @@ class Participation:
         won_at_ns: When the lease was won.
         campaign_sent_ns: When its campaign was sent: the lease of a voter that grants it late counts from there.
         continued: It was won while this site held the lease of an older epoch: nobody else was Active in between.
+        admits: Its campaign said that nothing had been decided by the proposed list alone.
         astray: Voters that have promised this epoch or a newer one to somebody else, or take it for released: they will
             not renew the lease until a still newer epoch is won.
         served: A data component was seen active in this epoch here: something may have been acknowledged in it.
@@ -111,7 +112,7 @@ class Participation:
         lost_since_ns: Per required site, since when the data drivers have missed it.
         given_to: The site that the last epoch held here was released to; empty for none, and once one is held again.
         given_at_ns: When that was.
-        giving_back: Voters that may still be bound by a contest that was lost, and its epoch, until they answer.
+        giving_back: Voters that may still be bound by a contest that was lost, each with its epoch, until they answer.
     """
 
     lease: Lease | None = None
@@ -122,6 +123,7 @@ class Participation:
     won_at_ns: int = 0
     campaign_sent_ns: int = 0
     continued: bool = False
+    admits: bool = False
     served: bool = False
     astray: frozenset[str] = frozenset()
     highest_promised: int = 0
@@ -136,7 +138,7 @@ class Participation:
     lost_since_ns: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     given_to: str = ""
     given_at_ns: int = 0
-    giving_back: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    giving_back: frozenset[tuple[str, int]] = frozenset()
 
 
 # -- contests ----------------------------------------------------------------------------------------------------------
@@ -148,8 +150,11 @@ def start_contest(
     """Asks for an epoch; nothing when a contest is under way already."""
     if part.contest is not None:
         return part, ()
-    # Its lease is proof that no change has been won yet, so nobody has decided by the proposed list alone.
-    admits = voters.joint and part.lease is not None and part.lease.valid(now_ns)
+    # Its lease is proof that no change has been won yet, so nobody has decided by the proposed list alone; but where it
+    # carries that very change already, somebody may have since its end was first told.
+    held = part.lease is not None and part.lease.valid(now_ns)
+    carried = part.lease is not None and part.lease.voters == voters
+    admits = voters.joint and held and (not carried or _nothing_by_new_list_alone(part))
     campaign = Campaign(config.group, epoch, config.timing.ttl_ns, voters, known_set, config.lossless, admits)
     part = replace(
         part,
@@ -157,6 +162,8 @@ def start_contest(
         contest_ends_ns=now_ns + max(2 * config.timing.heartbeat_ns, SHORTEST_CONTEST_NS),
         highest_promised=max(part.highest_promised, epoch),
         voters_hint=None,
+        # The first epoch may be asked for again: what is given back of it now would be what is asked for.
+        giving_back=frozenset((v, lost) for v, lost in part.giving_back if lost != epoch),
     )
     return _judge(part, config, now_ns)
 
@@ -218,6 +225,7 @@ def _won(part: Participation, config: GroupConfig, contest: Contest, now_ns: int
         won_at_ns=now_ns,
         campaign_sent_ns=contest.sent_ns,
         continued=part.lease is not None and part.lease.valid(now_ns),
+        admits=contest.campaign.admits,
         served=part.served and part.lease is not None,
         astray=frozenset(),
         invited_ns=MappingProxyType({}),
@@ -238,9 +246,9 @@ def _lost(part: Participation, config: GroupConfig, now_ns: int) -> Step:
         # keeps what it was granted: its older lease still counts on these voters, so nobody else may have them yet.
         release = Release(config.group, contest.campaign.epoch, cause=CONTEST_LOST)
         effects.append(Ask(tuple(sorted(contest.asked)), release))
-        open_at = [v for v in sorted(contest.asked) if v not in contest.answers or contest.answers[v].granted]
-        given_back = dict.fromkeys(open_at, contest.campaign.epoch)
-        part = replace(part, told_ns=now_ns, giving_back=MappingProxyType({**part.giving_back, **given_back}))
+        bound = {v for v in contest.asked if v not in contest.answers or contest.answers[v].granted}
+        giving_back = part.giving_back | {(v, contest.campaign.epoch) for v in bound}
+        part = replace(part, told_ns=now_ns, giving_back=giving_back)
     # Refusals tell when asking again makes sense; without a word, contenders of different rank do not collide.
     members = contest.campaign.voters.members
     wait_ns = contest.retry_after_ns or config.timing.heartbeat_ns * (1 + members.index(config.site)) // 4
@@ -251,16 +259,15 @@ def _lost(part: Participation, config: GroupConfig, now_ns: int) -> Step:
 
 def release_answered(part: Participation, voter: str, answer: ReleaseAnswer) -> Participation:
     """A voter has given back what a lost contest was granted, or has nothing of it."""
-    if part.giving_back.get(voter) != answer.epoch:
+    if (voter, answer.epoch) not in part.giving_back:
         return part
-    left = {v: epoch for v, epoch in part.giving_back.items() if v != voter}
-    return replace(part, giving_back=MappingProxyType(left))
+    return replace(part, giving_back=part.giving_back - {(voter, answer.epoch)})
 
 
 def _give_back(part: Participation, config: GroupConfig) -> tuple[Effect, ...]:
     """Where the word was lost, a voter would stay bound: under a manual policy, until people come."""
     return tuple(
-        Ask((voter,), Release(config.group, epoch, cause=CONTEST_LOST)) for voter, epoch in part.giving_back.items()
+        Ask((voter,), Release(config.group, epoch, cause=CONTEST_LOST)) for voter, epoch in sorted(part.giving_back)
     )
 
 
@@ -299,12 +306,12 @@ def claim_answered(
 
 
 def _nothing_by_new_list_alone(part: Participation) -> bool:
-    """Whether this holder brought the change in itself and has not begun to tell its end.
+    """Whether this holder brought the change in itself and has never begun to tell its end.
 
     Later a voter may have decided by the new list alone: a new one that has lost its disk since then must not be taken
     for one that has promised nothing.
     """
-    return part.continued and part.settling is not None and not part.settling.begun
+    return part.admits and part.settling is not None and not part.settling.begun
 
 
 def _invite(part: Participation, config: GroupConfig, lease: Lease, voter: str, now_ns: int) -> Step:
@@ -404,6 +411,15 @@ def observe_followers(
 def heard_set(part: Participation, known_set: SyncSet) -> Participation:
     """A peer tells the newest set that it knows."""
     return replace(part, told_set=known_set) if known_set.version > part.told_set.version else part
+
+
+def heard_record(part: Participation, config: GroupConfig, stored_set: SyncSet) -> Participation:
+    """A voter that runs no function tells the set on its disk, which may be on no other.
+
+    A set that lets this site in is worth to know: nobody else may be left who tells it. One that leaves it out may not
+    be in force anywhere; the voters judge that.
+    """
+    return heard_set(part, stored_set) if config.site in stored_set.members else part
 
 
 def propose_set(part: Participation, config: GroupConfig, members: frozenset[str], now_ns: int) -> Step:

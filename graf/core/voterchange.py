@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from graf.api.values import Electorate
+    from collections.abc import Mapping
+
+    from graf.api.values import Electorate, VoterList
     from graf.core.messages import SettleAnswer
 
 
@@ -56,3 +58,24 @@ class Settling:
         """Whom to tell: voters of either list, and once it is done only those of the new one."""
         members = self.voters.newest.members if self.done else self.voters.members
         return tuple(v for v in members if v not in self.told)
+
+
+def bound_to(in_force: VoterList, told: Mapping[str, Electorate | None]) -> tuple[VoterList, ...]:
+    """The changes of the list in force that voters of that list say they are bound to.
+
+    A second change beside such a one could leave each with too few voters, for ever; so it is finished first, and its
+    newcomers are heard. Newcomers themselves are not bound by it.
+
+    Args:
+        in_force: The list in force.
+        told: By voter, what it tells of its record; None for one that has none.
+    """
+    return tuple(
+        voters.proposed
+        for name, voters in told.items()
+        if voters is not None
+        and voters.proposed is not None
+        and voters.current == in_force
+        and name in in_force.members
+        and name not in voters.newcomers
+    )

@@ -34,6 +34,7 @@ from graf.core.view import (
     SiteView,
     StopJoining,
 )
+from graf.core.voterchange import bound_to
 from graf.sim import database, gate
 from graf.sim.handle import Handle, Wish
 from graf.sim.moves import Moves
@@ -197,6 +198,8 @@ class Controller:
         """Keeps what a peer tells, and how it is seen with that: silent, and heard."""
         self.peers[name] = status
         role, epoch, promotable, ready, known_set, voters = status
+        if role is None:
+            known_set = SyncSet()  # a witness's record: what counts of it is in `told_set`
         silent = PeerView(name, False, role, epoch, promotable, "", ready, known_set, voters)
         self._seen[name] = (silent, replace(silent, connected=True))
 
@@ -238,6 +241,7 @@ class Controller:
             case Follow(active, epoch):
                 self.following.begin(active, epoch)
             case Contend(epoch, known_set, voters):
+                self.world.monitors.contends(self.name, epoch)
                 self._step(protocol.start_contest(self.part, self.config, epoch, known_set, voters, now))
                 if self.part.contest is not None:
                     self.process.after_local(self.part.contest_ends_ns - now + 1, self._contest_over)
@@ -413,9 +417,12 @@ class Controller:
         """Everybody whose word may count: of the lists in force, on their way, or declared only."""
         hint = self.part.voters_hint
         named = hint.members if hint is not None else ()
-        if self.voter.promise is None:
+        promise, told = self.voter.promise, {name: status[5] for name, status in self.peers.items()}
+        if promise is None:
             # Without a record the lists in force are known from the others alone.
-            named = (*named, *(v for told in self.peers.values() if told[5] is not None for v in told[5].members))
+            named = (*named, *(v for voters in told.values() if voters is not None for v in voters.members))
+        elif any(voters is not None and voters.joint for voters in told.values()):
+            named = (*named, *(v for change in bound_to(promise.voters.current, told) for v in change.members))
         return dict.fromkeys((*self.config.voters.members, *self._electorate().members, *named))
 
     def known_set(self) -> SyncSet:
@@ -465,7 +472,10 @@ class Controller:
             return
         if self.peers.get(src) != status:
             self._told(src, status)
-            self.part = protocol.heard_set(self.part, status[4])
+            if status[0] is not None:
+                self.part = protocol.heard_set(self.part, status[4])
+            else:
+                self.part = protocol.heard_record(self.part, self.config, status[4])
             self.wake()
         if status[0] is Role.ACTIVE:
             self._note_active(src, status[1])

@@ -312,7 +312,7 @@ class Faults:
         """
         world = self._world
         known = [world.monitors.in_force, Electorate(world.voters)]
-        known += [p.voters for v in world.voters.members for p in world.member(v).voter.disk.values()]
+        known += [p.voters for v in self._voters() for p in world.member(v).voter.disk.values()]
         lists = {voters for electorate in known for voters in electorate.lists}
         weak = {name}.union(*(voters.readmitted for voters in lists if voters != world.monitors.in_force.current))
         return all(

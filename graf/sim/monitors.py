@@ -66,7 +66,7 @@ class Monitors:
         self.acked: list[int] = []
         self.acked_at: dict[int, str] = {}
         self.won_epochs: dict[int, str] = {}
-        self.granted_life: dict[int, int] = {}
+        self.contended_in: dict[tuple[str, int], int] = {}
         self.granted: dict[int, dict[str, str]] = {}
         self.stored: dict[tuple[int, int], tuple[SyncSet, set[str]]] = {}
         self.committed = SyncSet()
@@ -105,6 +105,10 @@ class Monitors:
 
     # -- voters --------------------------------------------------------------------------------------------------------
 
+    def contends(self, site: str, epoch: int) -> None:
+        """A site asks for an epoch."""
+        self.contended_in.setdefault((site, epoch), self._world.processes[site].incarnation)
+
     def campaign_judged(self, voter: SimVoter, site: str, campaign: Campaign, step: VoterStep[Any]) -> None:
         """A voter has decided on a campaign."""
         count = self._world.kernel.count
@@ -130,7 +134,6 @@ class Monitors:
                 self.fail("I6", f"{voter} went back from voters {before.voters.describe()}")
         if before is None or promise.epoch > before.epoch:
             self.granted.setdefault(promise.epoch, {})[voter] = promise.site
-            self.granted_life[promise.epoch] = self._world.processes[promise.site].incarnation
         if before is None or promise.stored_set != before.stored_set:
             self._set_stored(voter, promise.stored_set)
 
@@ -355,9 +358,10 @@ class Monitors:
         """Whether sites died under a manual policy with what they were granted, each site's voter bound to one of them.
 
         None of them won, but no voter can know that: it may be a failover, and the policy leaves those to people. A
-        site that lives gives back what it was granted.
+        site that lives gives back what it was granted; only where messages overtake each other can that come too early.
         """
         world = self._world
+        overtaken = "reorder" in world.settings.faults
         if world.automatic:
             return False
         reasons = {reason.code for c in world.controllers.values() for reason in c.decision.reasons}
@@ -366,7 +370,9 @@ class Monitors:
             promise is not None
             and not promise.released
             and promise.epoch not in self.won_epochs
-            and world.processes[promise.site].incarnation > self.granted_life[promise.epoch]
+            and (
+                overtaken or world.processes[promise.site].incarnation > self.contended_in[promise.site, promise.epoch]
+            )
             for promise in promises
         )
 

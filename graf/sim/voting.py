@@ -179,13 +179,13 @@ class SimWitness:
     def on_beat(self, src: str, claim: m.Claim | None, sent_ns: int, _status: object) -> None:
         """Answers a heartbeat."""
         answer = self.voter.claim(src, claim) if claim is not None else None
-        self.world.reply(self.process, src, "on_beat_answer", answer, sent_ns, self.record())
+        self.world.reply(self.process, src, "on_beat_answer", answer, sent_ns, self.record(src))
 
-    def record(self) -> Told:
-        """What it tells of its record, as a site tells its part: no role, and nothing that could be promoted."""
+    def record(self, to: str) -> Told | None:
+        """What it tells a voter of that group, as a site tells its part: no role, and nothing to be promoted."""
         promise = self.voter.promise
-        if promise is None:
-            return (None, 0, False, False, SyncSet(), None)
+        if promise is None or to not in promise.voters.members:
+            return None
         return (None, promise.epoch, False, False, promise.stored_set, promise.voters)
 
     def on_request(self, src: str, request: Any) -> None:

@@ -147,7 +147,7 @@ class World:
         if isinstance(member, Controller):
             member.heard_beat(src, status)
         answer = member.voter.claim(src, claim) if claim is not None else None
-        record = None if isinstance(member, Controller) else member.record()
+        record = None if isinstance(member, Controller) else member.record(src)
         self.controllers[src].on_beat_answer(dst, answer, sent_ns, record)
 
     # -- what components tell ------------------------------------------------------------------------------------------

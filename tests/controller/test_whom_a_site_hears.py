@@ -22,6 +22,16 @@ def test_a_site_hears_the_voters_in_force_and_those_declared(promise: Promise | 
     agent = SimpleNamespace(
         config=SimpleNamespace(group="vcu-db", voters=DECLARED),
         voting=SimpleNamespace(promise=lambda _: promise),
-        told_voters=lambda: [IN_FORCE] if promise is None else [],
+        told_voters=lambda: {"east": IN_FORCE} if promise is None else {},
     )
     assert set(Protocol(cast(Any, agent)).voters) == {*IN_FORCE.members, *DECLARED.members}
+
+
+def test_a_site_hears_the_newcomers_of_a_change_that_a_voter_is_bound_to() -> None:
+    bound = Electorate(IN_FORCE.current, VoterList(3, ("east", "west", "north", "w1", "w5")))
+    agent = SimpleNamespace(
+        config=SimpleNamespace(group="vcu-db", voters=DECLARED),
+        voting=SimpleNamespace(promise=lambda _: PROMISE),
+        told_voters=lambda: {"w2": bound, "w4": Electorate(IN_FORCE.current, VoterList(4, ("east", "stranger")))},
+    )
+    assert set(Protocol(cast(Any, agent)).voters) == {*IN_FORCE.members, *DECLARED.members, "w5"}

@@ -617,6 +617,17 @@ def test_every_rule_has_a_view_where_it_speaks_and_one_where_it_is_silent() -> N
     assert {case[0] for case in SILENT} == rules
 
 
+def test_a_change_that_a_voter_in_force_is_bound_to_comes_before_another_one() -> None:
+    third = VoterList(3, ("east", "west", "w3"))
+    ready = peers(replace(WEST, voters=JOINT), W2, PeerView("w3", True))
+    view = changing(config=config(voters=third), peers=ready)
+    assert decide(view, NOW).actions == (Contend(4, SET, JOINT),)
+    newcomer = peers(W2, PeerView("w3", True, voters=JOINT), replace(W2, voters=JOINT))
+    assert decide(replace(view, peers=newcomer), NOW).actions == (Contend(4, SET, Electorate(LIST, third)),), (
+        "a newcomer of a change is not bound by it"
+    )
+
+
 def test_voters_are_regained_also_while_a_change_of_voters_waits() -> None:
     decided = decide(replace(ASTRAY, config=config(voters=NEW_LIST)), NOW)
     assert (decided.actions, decided.reasons[0].code) == ((Contend(5, SET, VOTERS),), "RegainVoters")

@@ -79,6 +79,7 @@ def holder(epoch: int = 3, voters: Electorate = VOTERS, end_ns: int = T0 + TTL) 
         settling=Settling(epoch, voters) if voters.joint else None,
         campaign_sent_ns=end_ns - TTL,
         continued=voters.joint,
+        admits=voters.joint,
         highest_promised=epoch,
     )
 
@@ -150,7 +151,29 @@ def test_a_lost_contest_is_given_back_until_each_voter_that_may_be_bound_has_ans
 def test_who_refused_has_nothing_to_give_back() -> None:
     part, _ = answered(started()[0], ("witness", refusal(4)))
     part, _ = participant.contest_time_over(part, CONFIG, part.contest_ends_ns)
-    assert set(part.giving_back) == {"west"}
+    assert part.giving_back == {("west", 4)}
+
+
+def test_what_a_voter_has_of_an_older_contest_is_given_back_too() -> None:
+    part, _ = participant.contest_time_over(started()[0], CONFIG, T0 + TTL)
+    part, _ = participant.contest_time_over(started(5, part=part)[0], CONFIG, T0 + TTL)
+    part = participant.release_answered(part, "west", ReleaseAnswer(G, 5, released=False))
+    assert part.giving_back == {("west", 4), ("witness", 4), ("witness", 5)}
+
+
+def test_the_first_epoch_is_not_given_back_while_it_is_asked_for_again() -> None:
+    part, _ = participant.contest_time_over(started(1)[0], CONFIG, T0 + TTL)
+    assert {epoch for _, epoch in part.giving_back} == {1}
+    part, _ = started(1, part=part)
+    assert part.giving_back == frozenset(), "it would give back what is being granted now, or is held"
+
+
+def test_a_witness_tells_a_set_that_lets_this_site_in_and_vetoes_nothing() -> None:
+    wider, narrower = SyncSet(SetVersion(4, 1), BOTH), SyncSet(SetVersion(4, 2), frozenset({"west"}))
+    part = participant.heard_record(Participation(), CONFIG, wider)
+    assert part.told_set == wider
+    assert participant.heard_record(part, CONFIG, narrower) == part, "it may be on that disk alone"
+    assert participant.heard_set(part, narrower).told_set == narrower, "a site tells what it knows to be newest"
 
 
 def test_a_contest_that_all_refuse_leaves_no_trace() -> None:
@@ -265,7 +288,7 @@ def test_a_new_voter_that_loses_its_disk_while_the_change_is_settled_is_not_invi
     nothing = ClaimAnswer(G, 3, accepted=False, reason="NoRecord")
     part, _ = participant.settle(holder(voters=JOINT), CONFIG, T0)
     assert participant.claim_answered(part, CONFIG, "w2", nothing, T0, T0)[1] == ()
-    took_over = replace(holder(voters=JOINT), continued=False)
+    took_over = replace(holder(voters=JOINT), continued=False, admits=False)
     assert participant.claim_answered(took_over, CONFIG, "w2", nothing, T0, T0)[1] == (), (
         "another site may have settled"
     )
@@ -282,6 +305,26 @@ def test_only_the_holder_that_brings_a_change_in_admits_voters_without_a_record(
 
 
 # -- the synchronous set
+
+
+def test_a_change_whose_end_was_told_admits_nobody_without_a_record_in_a_newer_epoch_either() -> None:
+    part, effects = participant.start_contest(holder(), CONFIG, 4, KNOWN, JOINT, T0)
+    part, _ = answered(part, *((voter, grant(4, JOINT)) for voter in ("w2", "west", "witness", "east")))
+    assert part.lease is not None
+    assert part.lease.epoch == 4
+    again = participant.start_contest(part, CONFIG, 5, KNOWN, JOINT, T0 + 2)[1]
+    assert [e.request.admits for e in again if isinstance(e, Ask)] == [True], "nothing is decided by the new list yet"
+
+    told, _ = participant.settle(part, CONFIG, T0 + 2)
+    regained, effects = participant.start_contest(told, CONFIG, 5, KNOWN, JOINT, T0 + 2)
+    assert [e.request.admits for e in effects if isinstance(e, Ask)] == [False]
+    regained, _ = answered(regained, *((v, grant(5, JOINT)) for v in ("w2", "west", "witness", "east")), at_ns=T0 + 3)
+    assert regained.lease is not None
+    assert regained.lease.epoch == 5
+    blank = ClaimAnswer(G, 5, accepted=False, reason="NoRecord")
+    assert participant.claim_answered(regained, CONFIG, "w2", blank, T0 + 4, T0 + 4)[1] == ()
+    once_more = participant.start_contest(regained, CONFIG, 6, KNOWN, JOINT, T0 + 4)[1]
+    assert [e.request.admits for e in once_more if isinstance(e, Ask)] == [False]
 
 
 def test_a_set_is_told_until_a_majority_has_it_and_only_to_those_that_do_not() -> None:

@@ -87,7 +87,7 @@ def without(rules: tuple[tuple[str, Any], ...], *names: str) -> tuple[tuple[str,
     return tuple(rule for rule in rules if rule[0] not in names)
 
 
-def _tells_nothing(_self: SimWitness) -> None:
+def _tells_nothing(_self: SimWitness, _to: str) -> None:
     return None
 
 

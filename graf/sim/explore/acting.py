@@ -140,7 +140,7 @@ class Acting:
         part = node.part
         if part is not None:
             # What was sent may arrive again in this network anyhow, so telling it again is nothing new.
-            part = replace(self.clocks.settled_part(part), giving_back=MappingProxyType({}))
+            part = replace(self.clocks.settled_part(part), giving_back=frozenset())
             promise = node.voter.promises.get(GROUP)
             over = part.lease is not None and part.contest is None and not part.lease.valid(NOW)
             if over and not self.setting.timed:

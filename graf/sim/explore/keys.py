@@ -55,5 +55,6 @@ def _part_key(part: Participation) -> tuple[Any, ...]:
         part.highest_promised,
         part.voters_hint,
         part.continued,
+        part.admits,
         part.refused_set,
     )
