@@ -234,6 +234,8 @@ class Active:
             self._last_begun_s = self._loop.time()
             begun_ns = time.monotonic_ns()
             watcher = self.watcher
+            if not await run_blocking(self._store.layout.tree.is_dir):
+                raise StoreError(f"{self._store.layout.tree} is gone: nothing is made of what is not there")
             changes = watcher.take() if watcher is not None else Changes(everything=True, since_ns=begun_ns)
             if self._known is None or self.seals + self.full_scans == 0:
                 changes.everything = True  # what was written before it was watched is found by looking

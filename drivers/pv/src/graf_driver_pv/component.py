@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from graf_driver_pv.layout import Layout
 from graf_driver_pv.manifest import Manifest, changed_in
 from graf_driver_pv.parameters import Parameters, parse
 from graf_driver_pv.position import Position
-from graf_driver_pv.record import Record, RecordFile
+from graf_driver_pv.record import Mark, Record, RecordFile
 from graf_driver_pv.store import Store
 
 _LOG = logging.getLogger("graf_driver_pv.component")
@@ -30,6 +32,7 @@ _QUIESCE_CALL_S = 1.5
 _STANDBY_CALL_S = 1.5
 _LOOK_S = 1.0
 _OWN = "goes on with its own live copy"
+_DEAD_DISK = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,13 @@ class Component:
     whatever is opened was one complete generation, or this site's own live copy, or was never anybody's data.
     """
 
-    def __init__(self, key: ComponentKey, parameters: Parameters, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        key: ComponentKey,
+        parameters: Parameters,
+        on_change: Callable[[], None],
+        state_dir: Path | None = None,
+    ) -> None:
         self.key = key
         self.parameters = parameters
         self.on_change = on_change
@@ -63,6 +72,8 @@ class Component:
         self.follower: Follower | None = None
         self.quiescing: asyncio.Task[Manifest] | None = None
         self._file = RecordFile(self.layout.record)
+        self._mark = Mark(state_dir / f"{key.group}_{key.component}.served" if state_dir is not None else None)
+        self._replaced = False  # this volume is not the one that was served here
         self._opened = False
         self._lock = asyncio.Lock()
 
@@ -77,7 +88,10 @@ class Component:
 
     def _open(self) -> Record:
         self.layout.make()
+        self._replaced = not self.layout.record.exists() and self._mark.is_set()
         record = self._file.load()
+        if self._replaced:
+            record = replace(record, followed=True)  # whatever it has now, it is not the group's data
         durable.discard(self.layout.clone, self.layout.trash)
         kept = record.role is Role.ACTIVE and record.boot == _boot()
         if not kept:
@@ -130,6 +144,7 @@ class Component:
         await self.save(
             replace(self.record, role=Role.ACTIVE, epoch=request.epoch, served_epoch=request.epoch, quiesced=False)
         )
+        await run_blocking(self._mark.set)
         await run_blocking(self._publish)
         names = peer_names(request.peers)
         if self.active is None:
@@ -263,6 +278,26 @@ class Component:
         """Whether applications find the volume, and something in it to open."""
         return self.is_open and self.layout.current.is_dir()
 
+    def lost(self) -> str:
+        """Why what was served here is proved to be gone; empty while it may be there."""
+        if not self._replaced and self.record.role is not Role.ACTIVE:
+            return ""
+        try:
+            # The copy before and after: a generation that is opened is in neither place for no moment, but moves.
+            if self._has_tree() or self.store.positions() or self._has_tree():
+                return ""
+        except OSError as error:
+            if error.errno not in _DEAD_DISK:
+                raise
+            return f"the volume in {self.layout.root} cannot be read: {error.strerror}"
+        return f"the volume in {self.layout.root} is lost: neither a live copy nor a complete generation is in it"
+
+    def _has_tree(self) -> bool:
+        try:
+            return stat.S_ISDIR(os.stat(self.layout.tree).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def withdraw(self) -> None:
         """Applications do not find the volume any more."""
         if os.path.lexists(self.layout.current):
@@ -300,9 +335,10 @@ class Component:
             durable.move(folder, self.layout.live)
             self._drop_shared(position)
             return f"opened generation {position}", position
-        if self.record.followed:
+        if self.record.followed or self.record.served_epoch:
+            why = "was served and is lost" if self.record.served_epoch or self._replaced else "followed another site"
             raise NeedsResyncError(
-                f"{self.key} followed another site and has no complete generation: an empty volume would be served. "
+                f"{self.key} {why}, and has no complete generation: an empty volume would be served. "
                 f"Let it follow until it has one, or make another site active"
             )
         self.layout.tree.mkdir(parents=True)

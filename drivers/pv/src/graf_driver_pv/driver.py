@@ -162,7 +162,7 @@ class PvDriver(Driver):
             for key, other in self._managed.items():
                 if other.component.parameters.directory == parameters.directory:
                     raise PreconditionError(f"{parameters.directory} is the volume of {key}: give {spec.key} its own")
-            component = Component(spec.key, parameters, lambda: self.notify(spec.key))
+            component = Component(spec.key, parameters, lambda: self.notify(spec.key), self.state_dir)
             managed = self._managed[spec.key] = _Managed(component, Returning(component))
         await _told(managed.component.open())
         return managed

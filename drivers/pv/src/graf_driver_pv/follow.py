@@ -138,6 +138,9 @@ class Follower:
         try:
             while True:
                 have = self.newest
+                if have is not None and have.position not in await run_blocking(self._store.positions):
+                    self.newest = None
+                    raise PullError(f"{have.position} is gone from this site's volume: everything is copied again")
                 head = await client.next(
                     have.position if have else None, have.begun_wall_ms if have else 0, _WAIT_S if have else 0.1
                 )

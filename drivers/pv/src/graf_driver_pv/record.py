@@ -36,6 +36,26 @@ class RecordUnreadableError(RuntimeError):
     """The record exists and cannot be understood: unknown means hold."""
 
 
+class Mark:
+    """Remembers outside the volume that it was served: an empty disk cannot tell whether it is new or another one's.
+
+    Blocking: call it in a thread.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def is_set(self) -> bool:
+        """Whether the volume was ever served; False where nothing can be remembered."""
+        return self._path is not None and self._path.exists()
+
+    def set(self) -> None:
+        """Returns only when it would survive a power cut."""
+        if self._path is not None and not self._path.exists():
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace_file(self._path, b"this volume was served; an empty one in its place is a loss\n")
+
+
 class RecordFile:
     """Reads and durably replaces the record. Blocking: call it in a thread."""
 
@@ -43,7 +63,11 @@ class RecordFile:
         self.path = path
 
     def load(self) -> Record:
-        """The record, or an empty one where none was ever written."""
+        """The record, or an empty one where none was ever written.
+
+        Raises:
+            RecordUnreadableError: There is one, and it cannot be understood.
+        """
         try:
             raw = json.loads(self.path.read_text(encoding="utf-8"))
             return Record(**{**raw, "role": Role[raw["role"]]})

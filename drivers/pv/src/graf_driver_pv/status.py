@@ -16,6 +16,8 @@ _CONNECTED_S = 3.0
 
 def observe(component: Component) -> Status:
     """What is so now."""
+    if lost := component.lost():
+        return _lost(component, lost)
     if component.is_open or (component.record.role is Role.ACTIVE and component.record.quiesced):
         return _active(component)
     if component.record.role is Role.STANDBY and component.follower is not None:
@@ -32,6 +34,19 @@ def observe(component: Component) -> Status:
         message=message,
         promotable_reason=message or f"it is {role.name} and follows nobody",
         facts=_facts(component),
+    )
+
+
+def _lost(component: Component, why: str) -> Status:
+    """Dead is proved: there is nothing left that could be opened here."""
+    active = component.active
+    return Status(
+        component.record.role,
+        Health.DEAD,
+        position=active.position if active is not None else "",
+        promotable_reason=why,
+        message=f"{why}; put an empty volume in its place, it is filled by the site that serves",
+        facts=_facts(component) | {"lost": "yes"} | ({"copying": active.problem} if active and active.problem else {}),
     )
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from pathlib import Path
 
 from graf_driver_sdk.bus import StatusBus
 from graf_driver_sdk.errors import UnsupportedError
@@ -57,6 +58,8 @@ class Driver(abc.ABC):
     def __init__(self) -> None:
         self.changed = StatusBus()
         self.redactor = Redactor()
+        # Where epochs are kept; told before `start`. It outlives the process, and is not on what the driver controls.
+        self.state_dir: Path | None = None
 
     @abc.abstractmethod
     def info(self) -> Info:

@@ -81,6 +81,7 @@ async def _serve(driver_factory: Callable[[], Driver], endpoint: str, arguments:
         logs.set_up(driver.redactor, getattr(logging, arguments.log_level))
         held = claim(endpoint)
         guard = EpochGuard(arguments.state_dir)
+        driver.state_dir = guard.directory
         tls_dir = None if held.address.startswith("unix:") else arguments.tls_dir
         if tls_dir is None and open_to_others(held.address):
             raise AddressError(
