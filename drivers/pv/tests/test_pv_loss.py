@@ -1,6 +1,5 @@
 """A volume that is lost: it is told as dead, never served empty, and comes back as a whole copy."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -112,7 +111,7 @@ async def test_a_volume_that_was_never_served_may_be_opened_empty(sites: Pair) -
     lose(east, empty=True)
     await east.start()
     await east.ensure(Role.ACTIVE, 7)
-    assert os.listdir(east.current) == []
+    assert list(east.current.iterdir()) == []
 
 
 async def test_what_is_written_into_a_lost_volume_makes_no_generation(sites: Pair) -> None:
