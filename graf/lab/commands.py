@@ -68,11 +68,14 @@ def up(
     index: Annotated[int | None, typer.Option(help="Subnet 198.18.INDEX.0/24; default: the first free.")] = None,
     wait_pods: Annotated[bool, typer.Option(help="Wait until GRAF's Pods are ready.")] = True,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the Pods.")] = lifecycle.POD_TIMEOUT_S,
+    volume: Annotated[bool, typer.Option("--volume", help="A new lab: the group gets a volume (driver pv).")] = False,
 ) -> None:
     """Bring the lab up; on a lab that is up, repair what is missing and change nothing else."""
     with errors_told():
         with progress() as tell:
-            result = lifecycle.up(name, index=index, tell=tell, pods=wait_pods, pod_timeout_s=timeout)
+            result = lifecycle.up(
+                name, index=index, tell=tell, pods=wait_pods, pod_timeout_s=timeout, with_volume=volume
+            )
         total = sum(result.seconds.values())
         if result.changes:
             slow = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in result.seconds.items() if seconds >= 1)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from graf.lab import pki, site
+from graf.lab import pki, site, volume
 from graf.lab.build import REPOSITORY
 from graf.lab.errors import LabError
 from graf.lab.images import Image
@@ -107,8 +107,16 @@ def render(topology: Topology, location: str, images: list[Image]) -> Path:
     if location in SITES:
         shutil.copytree(database_passwords(topology), overlay / "graf-mysql")
         secret_files["graf-mysql"] = [f"graf-mysql/{name}" for name in _DATABASE_SECRET]
-    for files in configs.values():
-        for name, content in files.items():
+    fixed = {"graf-mysql"}
+    if location in SITES and volume.has_volume(topology):
+        fixed.add(volume.SECRET)
+        (overlay / volume.SECRET).mkdir(mode=0o700)
+        files = volume.secret_files(topology, location)
+        for key, certificate in files.items():
+            shutil.copy(certificate, overlay / volume.SECRET / key)
+        secret_files[volume.SECRET] = [f"{volume.SECRET}/{key}" for key in files]
+    for contents in configs.values():
+        for name, content in contents.items():
             (overlay / name).write_text(yaml.safe_dump(content, sort_keys=False))
     kustomization: dict[str, Any] = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -123,9 +131,9 @@ def render(topology: Topology, location: str, images: list[Image]) -> Path:
     if location == MANAGEMENT:
         kustomization["patches"] = [{"patch": yaml.safe_dump(_api_server_name(topology))}]
     if location in SITES:
-        # The DriverClass of the example names this Secret, so its name carries no hash.
+        # The DriverClasses of the example name these Secrets, so their names carry no hash.
         for generator in kustomization["secretGenerator"]:
-            if generator["name"] == "graf-mysql":
+            if generator["name"] in fixed:
                 generator["options"] = {"disableNameSuffixHash": True}
     (overlay / "cluster-bindings.yaml").write_text(yaml.safe_dump_all(_cluster_bindings()))
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization, sort_keys=False))
@@ -180,6 +188,8 @@ def apply(topology: Topology, location: str, images: list[Image]) -> bool:
         LabError: The API server refused something.
     """
     pki.ensure_graf_identities(topology)
+    if volume.has_volume(topology):
+        pki.ensure_identities(topology, {volume.identity(name): volume.dns_name(name) for name in SITES})
     overlay = render(topology, location, images)
     text = site.kubectl(topology, location, "apply", "-k", str(overlay), "-o", "json", timeout_s=60)
     # kubectl says "configured" also of a Secret that it did not change: what the server holds is compared.

@@ -25,10 +25,11 @@ from graf.lab import (
     pki,
     process,
     site,
+    volume,
 )
 from graf.lab.cgroups import CgroupTree, hierarchies
 from graf.lab.errors import LabError
-from graf.lab.images import Image
+from graf.lab.images import Image, ImageSpec
 from graf.lab.state import LabState, all_labs, choose_index, current_boot_id, exclusive
 from graf.lab.topology import CLUSTERS, LOCATIONS, MANAGEMENT, USERS, Topology, state_root
 
@@ -59,7 +60,13 @@ class UpResult:
 
 
 def up(
-    name: str, *, index: int | None, tell: Tell, pods: bool = True, pod_timeout_s: float = POD_TIMEOUT_S
+    name: str,
+    *,
+    index: int | None,
+    tell: Tell,
+    pods: bool = True,
+    pod_timeout_s: float = POD_TIMEOUT_S,
+    with_volume: bool = False,
 ) -> UpResult:
     """Bring a lab up, or complete and repair one that is.
 
@@ -69,19 +76,20 @@ def up(
         tell: Told each step, for a progress display.
         pods: Wait until GRAF's Pods are ready; False: only until the nodes are.
         pod_timeout_s: How long to wait for the Pods.
+        with_volume: The example's group of a new lab gets a volume; a lab keeps what it was made with.
 
     Raises:
         LabError: Something is missing or does not come up.
     """
     checks.machine()
     with exclusive(name):
-        state = _state_of(name, index, tell)
+        state = _state_of(name, index, with_volume, tell)
         result = UpResult(state.topology, checks.raise_limits())
         _Up(state.topology, result, tell).run(pods, pod_timeout_s)
         return result
 
 
-def _state_of(name: str, index: int | None, tell: Tell) -> LabState:
+def _state_of(name: str, index: int | None, with_volume: bool, tell: Tell) -> LabState:
     """Find the lab's record, clear the leftovers of a dead one, or write a new one."""
     state = LabState.read(name)
     if state is not None and not state.survived_boot:
@@ -95,6 +103,12 @@ def _state_of(name: str, index: int | None, tell: Tell) -> LabState:
                 "an index is for the whole life of a lab",
                 f"graf lab down --name {name}",
             )
+        if with_volume and not volume.has_volume(state.topology):
+            raise LabError(
+                f"lab {name!r} is up without a volume",
+                "which components its group has is for the whole life of a lab",
+                f"graf lab down --name {name}, or another lab: graf lab up --name volume --volume",
+            )
         return state
     used = {other.topology.index: other.topology.name for other in all_labs()}
     ours = [other.topology.host_link for other in all_labs()]
@@ -104,6 +118,8 @@ def _state_of(name: str, index: int | None, tell: Tell) -> LabState:
         tell("clearing leftovers of a dead lab of this name")
         _end(state.topology, tell)
     state.write()
+    if with_volume:
+        volume.remember(state.topology)
     return state
 
 
@@ -123,7 +139,7 @@ class _Up:
 
     def run(self, pods: bool, pod_timeout_s: float) -> None:
         bin_dir: Path = self._step("programs", lambda: binaries.ensure(self.tell))
-        built: list[Image] = self._step("images", lambda: images.ensure(images.SPECS, self.tell))
+        built: list[Image] = self._step("images", lambda: images.ensure(self._specs(), self.tell))
         template: Path = self._step("image store", lambda: imagestore.ensure(built))
         self._step("network", self._network)
         self._step("certificates and Git", self._files)
@@ -137,6 +153,9 @@ class _Up:
                 self._step("Pods", lambda: self._pods(pod_timeout_s))
         finally:
             self._set_daemon_weight(_SERVING_SHARES)
+
+    def _specs(self) -> tuple[ImageSpec, ...]:
+        return (*images.SPECS, images.PV) if volume.has_volume(self.topology) else images.SPECS
 
     def _step(self, name: str, work: Callable[[], T]) -> T:
         self.tell(name)
