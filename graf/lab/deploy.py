@@ -77,6 +77,13 @@ def database_passwords(topology: Topology) -> Path:
     return directory
 
 
+def ensure_identities(topology: Topology) -> None:
+    """Make every certificate that GRAF and its drivers need in this lab, where missing."""
+    pki.ensure_graf_identities(topology)
+    if volume.has_volume(topology):
+        pki.ensure_identities(topology, {volume.identity(name): volume.dns_name(name) for name in SITES})
+
+
 def render(topology: Topology, location: str, images: list[Image]) -> Path:
     """Write a location's overlay.
 
@@ -187,9 +194,7 @@ def apply(topology: Topology, location: str, images: list[Image]) -> bool:
     Raises:
         LabError: The API server refused something.
     """
-    pki.ensure_graf_identities(topology)
-    if volume.has_volume(topology):
-        pki.ensure_identities(topology, {volume.identity(name): volume.dns_name(name) for name in SITES})
+    ensure_identities(topology)
     overlay = render(topology, location, images)
     text = site.kubectl(topology, location, "apply", "-k", str(overlay), "-o", "json", timeout_s=60)
     # kubectl says "configured" also of a Secret that it did not change: what the server holds is compared.

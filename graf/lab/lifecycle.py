@@ -22,7 +22,6 @@ from graf.lab import (
     imports,
     liveness,
     network,
-    pki,
     process,
     site,
     volume,
@@ -189,7 +188,8 @@ class _Up:
             CgroupTree(self.topology.cgroup("daemons")).create(cpu_shares=shares)
 
     def _files(self) -> None:
-        pki.ensure_graf_identities(self.topology)
+        # Before the clusters, which are brought up side by side: one certificate is made once.
+        deploy.ensure_identities(self.topology)
         deploy.database_passwords(self.topology)
         if gitserver.ensure_repository(self.topology):
             self.result.changes.append("Git repository")

@@ -7,15 +7,18 @@ import contextlib
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from graf.lab import process
+from graf.lab import process, volume
 from graf.lab.drill.database import Administrator
 from graf.lab.drill.errors import DrillError
+from graf.lab.drill.volume_writer import WriterConfig
 from graf.lab.errors import LabError
 from graf.lab.faults import Direction
 from graf.lab.lab import Lab
+from graf.lab.process import Daemon
 from graf.lab.topology import MANAGEMENT
 
 DATABASE_PATTERN = r"(^|/)(mariadbd|mysqld)( |$)"
@@ -23,6 +26,7 @@ DATABASE_PORT = 3306
 MANAGER_PATTERN = r"(^|/)graf-manager( |$)"
 SECRET, SECRET_KEY = "graf-mysql", "application-password"
 HOLD_TABLE = "graf_drill_hold"
+WRITER, WRITER_DIR = "volume-writer", "/var/lib/graf/volume-writer"
 
 
 class RealLab:
@@ -124,6 +128,29 @@ class RealLab:
     def semi_sync_off(self, location: str) -> None:
         with contextlib.closing(self._administrator(location)) as administrator:
             administrator.run("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+
+    def volume_dir(self, location: str) -> Path:
+        return volume.folder(self._lab.topology, location)
+
+    def lose_volume(self, location: str) -> None:
+        volume.lose(self._lab.topology, location)
+
+    def forget_lost_volume(self, location: str) -> None:
+        volume.forget_lost(self._lab.topology, location)
+
+    def start_writer(self, location: str, run: int) -> None:
+        folder = self._lab.disk(location, WRITER_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = WriterConfig(f"{volume.DIRECTORY}/current", f"{WRITER_DIR}/{run}.log", location, run)
+        config.save(folder / "config.json")
+        argv = (sys.executable, "-m", "graf.lab.drill.volume_writer", f"{WRITER_DIR}/config.json")
+        process.start_daemon(self._lab.topology, location, Daemon(WRITER, argv, nice=0))
+
+    def stop_writer(self, location: str) -> None:
+        process.stop_daemon(self._lab.topology, location, WRITER)
+
+    def writer_journal(self, location: str, run: int) -> Path:
+        return self._lab.disk(location, WRITER_DIR) / f"{run}.log"
 
     def pause_manager(self) -> None:
         self._lab.kill_process(MANAGEMENT, MANAGER_PATTERN, signal.SIGSTOP)

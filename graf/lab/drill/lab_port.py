@@ -88,6 +88,24 @@ class DrillLab(Protocol):
     def semi_sync_off(self, location: str) -> None:
         """Switches the wait for a standby's acknowledgement off, as somebody would by hand."""
 
+    def volume_dir(self, location: str) -> Path:
+        """Where this machine finds a site's volume."""
+
+    def lose_volume(self, location: str) -> None:
+        """A site's volume is gone at once; an empty folder is in its place."""
+
+    def forget_lost_volume(self, location: str) -> None:
+        """Deletes what `lose_volume` put aside; the site has the empty one."""
+
+    def start_writer(self, location: str, run: int) -> None:
+        """Starts the application that writes records into the volume, as a process of the site."""
+
+    def stop_writer(self, location: str) -> None:
+        """Ends it."""
+
+    def writer_journal(self, location: str, run: int) -> Path:
+        """Where this machine finds what that application has told."""
+
     def pause_manager(self) -> None:
         """Stops the manager's process; what else runs at its location goes on."""
 

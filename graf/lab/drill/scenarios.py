@@ -1,4 +1,4 @@
-"""The seven scenarios: a table of names, and each script as a function of a session.
+"""The scenarios: a table of names, and each script as a function of a session.
 
 A script injects, waits for what must happen, heals, and waits for the return. It concludes nothing about figures:
 the verdict does, from what clients and observer wrote down.
@@ -25,6 +25,7 @@ from graf.lab.drill.session import (
     site_of,
 )
 from graf.lab.drill.verdict import STRICT, Allowed, Expectation, gap_limit_ms
+from graf.lab.drill.volume_loss import volume_loss
 from graf.scenario.model import PolicySettings
 from graf.shell.planned_move import follow, request_switchover
 
@@ -353,6 +354,12 @@ SCENARIOS: dict[str, Scenario] = {
             "planned, there and back",
             ((("Switchover",), True), (("Switchover", "Failback"), False)),
             switchover,
+        ),
+        Scenario(
+            "volume-loss",
+            "the active's volume is lost, then its whole site; needs graf lab up --volume",
+            (_THERE, _BACK, _THERE, _BACK),
+            volume_loss,
         ),
     )
 }

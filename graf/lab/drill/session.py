@@ -105,6 +105,11 @@ class Session:
             time.sleep(min(0.2, max(0.0, end - time.monotonic())))
         step.detail = ""
 
+    @staticmethod
+    def pause() -> None:
+        """Between two looks at something."""
+        time.sleep(POLL_S / 4)
+
     # -- noting ----------------------------------------------------------------------------------------
 
     def mark(self, lane: str, label: str, at_ns: int | None = None) -> int:
