@@ -167,12 +167,17 @@ def test_the_newest_generation_is_found_by_name(tmp_path: Path) -> None:
 def test_the_writer_writes_only_where_the_volume_is_open_and_tells_what_is_durable(tmp_path: Path) -> None:
     current, journal = tmp_path / "current", tmp_path / "journal"
     (tmp_path / "tree" / f"{FOLDER}6").mkdir(parents=True)
-    config = WriterConfig(str(current), str(journal), "east", RUN, interval_s=0.001, idle_s=0.001, give_up_s=60.0)
+    socket = tmp_path / "driver.sock"
+    config = WriterConfig(
+        str(current), str(journal), "east", RUN, str(socket), interval_s=0.001, idle_s=0.001, give_up_s=60.0
+    )
     stop = threading.Event()
     writer = threading.Thread(target=run, args=(config, stop.is_set))
     writer.start()
     try:
         current.symlink_to("tree")
+        assert read_journal(journal) == []
+        socket.touch()
         deadline = threading.Event()
         for _ in range(3000):
             if len(read_journal(journal)) >= 5:

@@ -148,3 +148,14 @@ async def test_a_standby_whose_volume_is_lost_copies_everything_again(sites: Pai
         return (await west.status()).promotable
 
     await eventually("west to be promotable again", promotable, 60, 0.1)
+
+
+async def test_a_link_that_a_crash_has_left_is_gone_when_the_driver_answers(sites: Pair) -> None:
+    """The site may have lost its lease meanwhile: who waits for the driver never finds a volume that is nobody's."""
+    east, west = sites
+    await serve(east, west)
+    await east.kill()
+    assert east.current.is_dir()
+    await east.start()
+    assert not east.current.exists()
+    assert (east.volume / "live" / "tree" / "f0").exists()

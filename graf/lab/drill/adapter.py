@@ -141,7 +141,8 @@ class RealLab:
     def start_writer(self, location: str, run: int) -> None:
         folder = self._lab.disk(location, WRITER_DIR)
         folder.mkdir(parents=True, exist_ok=True)
-        config = WriterConfig(f"{volume.DIRECTORY}/current", f"{WRITER_DIR}/{run}.log", location, run)
+        driver = f"/run/graf/drivers/{volume.DRIVER_CLASS}.sock"
+        config = WriterConfig(f"{volume.DIRECTORY}/current", f"{WRITER_DIR}/{run}.log", location, run, driver)
         config.save(folder / "config.json")
         argv = (sys.executable, "-m", "graf.lab.drill.volume_writer", f"{WRITER_DIR}/config.json")
         process.start_daemon(self._lab.topology, location, Daemon(WRITER, argv, nice=0))

@@ -2,7 +2,9 @@
 
 Runs at each site as a process of that site (`python -m graf.lab.drill.volume_writer CONFIG.json`), so that it dies and
 stands still with it. It opens the volume's `current` anew for each record: where its site does not serve, it finds
-nothing and waits. What is durable goes to a journal on the site's own disk, a line per record: `sent_ns acked_ns name`.
+nothing and waits. Like every application of a volume it begins when the driver's socket is there: until then nobody
+knows whether a link that the site's last crash has left still leads to what is served. What is durable goes to a
+journal on the site's own disk, a line per record: `sent_ns acked_ns name`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class WriterConfig:
         current: The volume as applications open it, as the site sees it.
         journal: Where what is durable is told, as the site sees it.
         run: Records of other runs are removed.
+        driver: Socket of the driver, which is waited for.
         give_up_s: End of it, however long the drill lives.
     """
 
@@ -38,6 +41,7 @@ class WriterConfig:
     journal: str
     site: str
     run: int
+    driver: str
     interval_s: float = 0.1
     idle_s: float = 0.02
     give_up_s: float = 900.0
@@ -80,6 +84,8 @@ def record_name(site: str, begun_ns: int, number: int) -> str:
 def run(config: WriterConfig, stopped: Callable[[], bool] = lambda: False) -> None:
     """Writes until it is stopped or its time is over."""
     begun_ns = time.monotonic_ns()
+    while not stopped() and not Path(config.driver).exists():
+        time.sleep(config.idle_s)
     current, own = Path(config.current), f"{FOLDER}{config.run}"
     number, cleared = 1, False
     with Path(config.journal).open("ab", buffering=0) as journal:

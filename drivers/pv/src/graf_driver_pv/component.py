@@ -23,11 +23,10 @@ from graf_driver_pv.layout import Layout
 from graf_driver_pv.manifest import Manifest, changed_in
 from graf_driver_pv.parameters import Parameters, parse
 from graf_driver_pv.position import Position
-from graf_driver_pv.record import Mark, Record, RecordFile
+from graf_driver_pv.record import Mark, Record, RecordFile, this_boot
 from graf_driver_pv.store import Store
 
 _LOG = logging.getLogger("graf_driver_pv.component")
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _QUIESCE_CALL_S = 1.5
 _STANDBY_CALL_S = 1.5
 _LOOK_S = 1.0
@@ -72,7 +71,7 @@ class Component:
         self.follower: Follower | None = None
         self.quiescing: asyncio.Task[Manifest] | None = None
         self._file = RecordFile(self.layout.record)
-        self._mark = Mark(state_dir / f"{key.group}_{key.component}.served" if state_dir is not None else None)
+        self._mark = Mark.of(state_dir, key.group, key.component)
         self._replaced = False  # this volume is not the one that was served here
         self._opened = False
         self._lock = asyncio.Lock()
@@ -93,8 +92,7 @@ class Component:
         if self._replaced:
             record = replace(record, followed=True)  # whatever it has now, it is not the group's data
         durable.discard(self.layout.clone, self.layout.trash)
-        kept = record.role is Role.ACTIVE and record.boot == _boot()
-        if not kept:
+        if not record.stays_open:
             self.withdraw()
         if record.boot:
             record = replace(record, boot="")
@@ -107,7 +105,7 @@ class Component:
             await self._stop_quiescing()
             await self._stop()
             if self._opened and self.record.role is Role.ACTIVE:
-                await run_blocking(self._file.save, replace(self.record, boot=_boot()))
+                await run_blocking(self._file.save, replace(self.record, boot=this_boot()))
 
     async def save(self, record: Record) -> None:
         """Makes a record durable, if it is another one."""
@@ -144,7 +142,7 @@ class Component:
         await self.save(
             replace(self.record, role=Role.ACTIVE, epoch=request.epoch, served_epoch=request.epoch, quiesced=False)
         )
-        await run_blocking(self._mark.set)
+        await run_blocking(self._mark.set, self.parameters.directory)
         await run_blocking(self._publish)
         names = peer_names(request.peers)
         if self.active is None:
@@ -372,10 +370,6 @@ class Component:
             durable.discard(self.layout.live, self.layout.trash)
         else:
             durable.move(self.layout.live, self.layout.generation(str(local.newest.position)))
-
-
-def _boot() -> str:
-    return _BOOT.read_text().strip()
 
 
 def peer_parameters(peer: Peer) -> Parameters:

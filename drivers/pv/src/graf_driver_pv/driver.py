@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import shutil
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import Final, TypeVar
 from graf_driver_sdk.blocking import run_blocking
 from graf_driver_sdk.driver import Driver
 from graf_driver_sdk.errors import DriverError, InvalidParametersError, PreconditionError
+from graf_driver_sdk.logs import event
 from graf_driver_sdk.types import (
     Assessment,
     Capability,
@@ -32,12 +35,15 @@ from graf_driver_sdk.types import (
 
 from graf_driver_pv import status as render
 from graf_driver_pv.component import Component
+from graf_driver_pv.durable import sync_folder
+from graf_driver_pv.layout import Layout
 from graf_driver_pv.parameters import Parameters, parse
 from graf_driver_pv.position import Position
-from graf_driver_pv.record import RecordUnreadableError
+from graf_driver_pv.record import Mark, RecordFile, RecordUnreadableError
 from graf_driver_pv.resync import Returning
 from graf_driver_pv.store import StoreError
 
+_LOG = logging.getLogger("graf_driver_pv.driver")
 T = TypeVar("T")
 PROGRAMS: Final = (("rsync", "rsync"), ("openssl", "openssl"), ("cp", "coreutils"))
 _TICK_S = 0.5
@@ -62,7 +68,8 @@ class PvDriver(Driver):
         return Info("pv.graf.dev", version("graf-driver-pv"), frozenset({Capability.POSITION, Capability.RESYNC}))
 
     async def start(self) -> None:
-        """Begins to tell the lag: it changes by itself."""
+        """Shuts what a crash has left open, before anybody can call; then tells the lag, which changes by itself."""
+        await run_blocking(self._shut_leftovers)
         self._ticker = asyncio.create_task(self._tick(), name="pv-ticker")
 
     async def close(self) -> None:
@@ -72,6 +79,19 @@ class PvDriver(Driver):
             await asyncio.gather(self._ticker, return_exceptions=True)
         for managed in self._managed.values():
             await managed.component.close()
+
+    def _shut_leftovers(self) -> None:
+        """A link outlives the machine. Applications wait for the driver's socket, so they never find a stale one."""
+        for volume in Mark.volumes(self.state_dir):
+            layout = Layout(volume)
+            try:
+                open_in_order = RecordFile(layout.record).load().stays_open
+            except RecordUnreadableError:
+                open_in_order = False
+            if not open_in_order and os.path.lexists(layout.current):
+                layout.current.unlink()
+                sync_folder(layout.root)
+                event(_LOG, "shut what a crash had left open", volume=str(volume))
 
     async def probe(self) -> Readiness:
         """Ready when the programs are here that copy."""

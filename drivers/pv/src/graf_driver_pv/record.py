@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graf_driver_sdk.types import Role
 
 from graf_driver_pv.durable import replace_file
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_MARK = ".served"
+
+
+def this_boot() -> str:
+    """Identity of the machine's start."""
+    return _BOOT.read_text().strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +40,49 @@ class Record:
     quiesced: bool = False
     boot: str = ""
 
+    @property
+    def stays_open(self) -> bool:
+        """Whether the volume may be open while its driver starts: it was left so in order, on this boot."""
+        return self.role is Role.ACTIVE and self.boot == this_boot()
+
 
 class RecordUnreadableError(RuntimeError):
     """The record exists and cannot be understood: unknown means hold."""
 
 
 class Mark:
-    """Remembers outside the volume that it was served: an empty disk cannot tell whether it is new or another one's.
+    """Remembers outside the volume that it was served, and where it is.
 
-    Blocking: call it in a thread.
+    An empty disk cannot tell whether it is new or in another one's place; and a link that a crash has left must be
+    taken away before anybody has called. Blocking: call it in a thread.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
+    @staticmethod
+    def of(state_dir: Path | None, group: str, component: str) -> Mark:
+        """The mark of a component; without a directory nothing is remembered."""
+        return Mark(state_dir / f"{group}_{component}{_MARK}" if state_dir is not None else None)
+
+    @staticmethod
+    def volumes(state_dir: Path | None) -> list[Path]:
+        """Every volume that was ever served by the driver that keeps its state there."""
+        if state_dir is None:
+            return []
+        return [Path(os.fsdecode(mark.read_bytes())) for mark in sorted(state_dir.glob(f"*{_MARK}"))]
+
     def is_set(self) -> bool:
         """Whether the volume was ever served; False where nothing can be remembered."""
         return self._path is not None and self._path.exists()
 
-    def set(self) -> None:
+    def set(self, volume: Path) -> None:
         """Returns only when it would survive a power cut."""
-        if self._path is not None and not self._path.exists():
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_file(self._path, b"this volume was served; an empty one in its place is a loss\n")
+        content = os.fsencode(volume)
+        if self._path is None or (self._path.exists() and self._path.read_bytes() == content):
+            return
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(self._path, content)
 
 
 class RecordFile:

@@ -129,7 +129,8 @@ def _standby(component: Component, follower: Follower) -> Status:
         reason = f"how far {follower.peer_site} is ahead is unknown: {follower.problem or 'not asked yet'}"
     elif lag_s > rpo_s:
         reason = (
-            f"up to {lag_s:.1f} s of changes may be missing, {rpo_s:g} s may be lost: {follower.problem or 'copying'}"
+            # How much is told beside it, and changes all the time.
+            f"more than the {rpo_s:g} s of changes that may be lost may be missing: {follower.problem or 'copying'}"
         )
     elif follower.diverged:
         reason = follower.problem
