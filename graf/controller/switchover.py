@@ -65,9 +65,10 @@ class Switchover:
         self._take(handover.ordered(self._state, order, self._agent.view(now_ns), now_ns, wall_ms))
 
     def data_lost(self, successor: str, reasons: tuple[Reason, ...]) -> None:
-        """The data component is lost here and a standby has everything: the epoch is released at once."""
+        """A data component is lost here and a standby can take over: the epoch is released at once."""
         now_ns = time.monotonic_ns()
-        since = [c.troubled_since_ns for c in self._agent.view(now_ns).data if c.troubled_since_ns is not None]
+        views = [c.view(now_ns) for c in self._data]
+        since = [c.troubled_since_ns for c in views if c.troubled_since_ns is not None]
         since_ns = min(since, default=now_ns)
         self._take(handover.data_lost(self._state, successor, reasons, self._lease_epoch, since_ns))
 
