@@ -137,6 +137,7 @@ def _answers(group: RedundancyGroup, status: RedundancyGroupStatus) -> list[tupl
     lines = [
         ("take over now?", takeover),
         ("would be lost", loss),
+        *_copies(group, status),
         ("synchronous set", escape(", ".join(members) or "unknown")),
     ]
     for site in status.sites:
@@ -148,6 +149,27 @@ def _answers(group: RedundancyGroup, status: RedundancyGroupStatus) -> list[tupl
             lines.append(
                 (_words(condition.type), escape(f"{condition.status}, {condition.reason}: {condition.message}"))
             )
+    return lines
+
+
+def _copies(group: RedundancyGroup, status: RedundancyGroupStatus) -> list[tuple[str, str]]:
+    """What a promotion now could lose of components whose copy is not synchronous, against what is declared."""
+    lines = []
+    for site in status.sites:
+        reports = {component.name: component for component in site.components}
+        for component in group.spec.components:
+            limit_s = component.rpo_seconds(site.name)
+            if limit_s is None or site.name == status.active_site:
+                continue
+            report = reports.get(component.name)
+            lag_s = None if report is None or not site.connected else report.lag_seconds
+            amount = "unknown" if lag_s is None else f"up to {lag_s:.1f} s of changes"
+            text = escape(f"{amount} at {site.name} when reported; {limit_s:g} s may be lost")
+            if report is not None and lag_s is not None and report.promotable:
+                lines.append((f"lost of {escape(component.name)}", text))
+                continue
+            reason = report.promotable_reason if report is not None else "the site has not told"
+            lines.append((f"lost of {escape(component.name)}", f"[red]{text}[/red]" + escape(f": {reason}")))
     return lines
 
 

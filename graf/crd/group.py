@@ -54,6 +54,14 @@ class GroupComponent(Model):
         default_factory=dict, description="Parameters by site; a field here wins over one of all sites."
     )
 
+    def rpo_seconds(self, site: str) -> float | None:
+        """What a promotion of this component at a site may lose, as its parameter `rpoSeconds` declares; None: nothing.
+
+        Drivers whose copy is not synchronous have that parameter by convention.
+        """
+        value = {**self.parameters, **self.site_parameters.get(site, {})}.get("rpoSeconds")
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
 
 class GroupPeer(Model):
     """An outside neighbour that follows the function. Not yet supported."""
@@ -371,7 +379,7 @@ class RedundancyGroupStatus(Model):
         default_factory=list, description="The last 20 decisions, refusals and events; newest last."
     )
     conditions: list[Condition] = Field(
-        default_factory=list, description="Accepted, Protected, FailbackPending, Recorded."
+        default_factory=list, description="Accepted, Protected, WithinRpo, FailbackPending, Recorded."
     )
 
 

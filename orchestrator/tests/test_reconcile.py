@@ -50,6 +50,7 @@ class Bench:
         self.state.git_history({}, frozenset())
         self.roles = {"east": "Standby", "west": "Standby"}
         self.promotable = dict.fromkeys(NAMES, True)
+        self.components: dict[str, list[pb.ComponentReport]] = {}
         self.epoch, self.number = 0, 0
 
     def _send(self, site: str, message: pb.ManagerMessage) -> bool:
@@ -77,6 +78,7 @@ class Bench:
                 synchronous_set=NAMES,
                 set_epoch=1,
                 set_counter=1,
+                components=self.components.get(name, []),
             )
             self.state.report(name, pb.SiteReport(groups=[group]))
         for document in list(self.cluster.documents.values()):
@@ -108,6 +110,9 @@ class Bench:
 
     def condition(self, name: str) -> tuple[str, str]:
         return next((c["status"], c["reason"]) for c in self.status["conditions"] if c["type"] == name)
+
+    def message(self, name: str) -> str:
+        return next(str(c["message"]) for c in self.status["conditions"] if c["type"] == name)
 
     def messages(self, body: str) -> list[tuple[str, Any]]:
         return [(site, getattr(m, body)) for site, m in self.sent if m.WhichOneof("body") == body]
@@ -226,6 +231,46 @@ def test_a_silent_site_is_unknown_and_no_longer_ready(active: Bench) -> None:
     west = next(site for site in active.status["sites"] if site["name"] == "west")
     assert (west["role"], west["connected"], active.status["ready"]) == ("Unknown", False, "0/2")
     assert active.condition("Protected")[0] == "Unknown"
+
+
+def _declare_files(bench: Bench, rpo_s: float) -> None:
+    document = bench.cluster.documents["RedundancyGroup", "vcu-db"]
+    files = {"name": "files", "driverClass": "pv", "stage": "data", "parameters": {"rpoSeconds": rpo_s}}
+    spec = {**document["spec"], "components": [*document["spec"]["components"], files]}
+    bench.cluster.apply({**document, "spec": spec}, dry_run=False)
+
+
+def _files(promotable: bool, lag_s: float) -> list[pb.ComponentReport]:
+    return [pb.ComponentReport(name="files", role="Standby", promotable=promotable, lag_seconds=lag_s)]
+
+
+def test_a_standby_that_may_lack_more_than_declared_is_told_until_it_has_caught_up(active: Bench) -> None:
+    active.round()
+    assert all(condition["type"] != "WithinRpo" for condition in active.status["conditions"])
+    _declare_files(active, 10)
+    active.round()
+    assert active.condition("WithinRpo") == ("Unknown", "NotHeard")
+    active.components["west"] = _files(promotable=True, lag_s=0.7)
+    active.round()
+    assert active.condition("WithinRpo") == ("True", "LosesAtMost")
+    active.components["west"] = _files(promotable=False, lag_s=31.0)
+    active.round()
+    assert active.condition("WithinRpo") == ("False", "MayLoseMore")
+    assert "files at west (declared 10 s)" in active.message("WithinRpo")
+    active.components["west"] = _files(promotable=True, lag_s=0.7)
+    active.round()
+    assert active.condition("WithinRpo")[0] == "True"
+
+
+def test_a_lag_that_grows_is_no_reason_to_write_a_status(active: Bench) -> None:
+    _declare_files(active, 10)
+    active.components["west"] = _files(promotable=False, lag_s=11.0)
+    active.round()
+    before = active.cluster.status_writes
+    for number in range(40):
+        active.components["west"] = _files(promotable=False, lag_s=12.0 + number)
+        active.round(0.25)
+    assert active.cluster.status_writes - before <= 8
 
 
 def test_a_quiet_group_is_written_rarely(active: Bench) -> None:

@@ -148,6 +148,30 @@ def test_status_says_why_the_standby_cannot_take_over(api: FakeApi, terminal: An
     assert "the group holds" in out
 
 
+@pytest.mark.parametrize(
+    ("lag", "words"),
+    [
+        ({"lagSeconds": 0.7, "promotable": True}, "up to 0.7 s of changes at west when reported; 10 s may be lost"),
+        (
+            {"lagSeconds": 31.0, "promotable": False, "promotableReason": "the link is down"},
+            "up to 31.0 s of changes at west when reported; 10 s may be lost: the link is down",
+        ),
+        ({}, "unknown at west when reported; 10 s may be lost"),
+    ],
+)
+def test_status_says_what_the_standby_would_lose_of_a_volume(
+    api: FakeApi, terminal: Any, lag: dict[str, Any], words: str
+) -> None:
+    files = {"name": "files", "role": "Standby", **lag}
+    found = group(sites=[STATUS["sites"][0], {**STATUS["sites"][1], "components": [files]}]).to_dict()
+    component = {"name": "files", "driverClass": "pv", "stage": "data", "parameters": {"rpoSeconds": 10}}
+    found["spec"]["components"].append(component)
+    api.found = RedundancyGroup.model_validate(found)
+    code, out, _ = terminal("status", "vcu-db")
+    assert code == 0
+    assert words in " ".join(out.split())
+
+
 def test_status_shows_a_refused_commit_with_its_problems(api: FakeApi, terminal: Any) -> None:
     api.git = {
         "state": "Refused",

@@ -267,6 +267,40 @@ def protection(
     return ConditionValue("Protected", "Unknown" if unknown else "False", "NoStandbyReady", "; ".join(reasons))
 
 
+def within_rpo(
+    group: RedundancyGroup, recorded: Recorded, sites: Sequence[Mapping[str, Any]]
+) -> tuple[ConditionValue, ...]:
+    """The condition `WithinRpo`: whether a promotion now loses at most what is declared, of what is not synchronous.
+
+    None for a group that declares no such component. It is each driver's own word (`promotable`): here nothing is
+    measured. How much it would be is beside the component, not in the condition: it changes with every report.
+    """
+    beyond: list[str] = []
+    unknown: list[str] = []
+    limits: list[str] = []
+    for site in sites:
+        reports = {component["name"]: component for component in site.get("components", [])}
+        for component in group.spec.components:
+            limit_s = component.rpo_seconds(site["name"])
+            if limit_s is None or site["name"] == recorded.active_site:
+                continue
+            name = f"{component.name} at {site['name']}"
+            limits.append(f"{name} {limit_s:g} s")
+            report = reports.get(component.name)
+            if report is None or report["role"] == "Unknown":
+                unknown.append(name)
+            elif not report["promotable"]:
+                beyond.append(f"{name} (declared {limit_s:g} s)")
+    if not limits:
+        return ()
+    if beyond:
+        message = f"a promotion may lose more than declared of {', '.join(beyond)}: the component says how much and why"
+        return (ConditionValue("WithinRpo", "False", "MayLoseMore", message),)
+    if unknown:
+        return (ConditionValue("WithinRpo", "Unknown", "NotHeard", f"no word of {', '.join(unknown)}"),)
+    return (ConditionValue("WithinRpo", "True", "LosesAtMost", f"a promotion loses at most: {', '.join(limits)}"),)
+
+
 def group_status(
     group: RedundancyGroup,
     policy: RedundancyPolicy | None,
@@ -306,7 +340,9 @@ def group_status(
     if old.get("lastOperation"):
         status["lastOperation"] = old["lastOperation"]
     generation = group.metadata.generation or 0
-    status["conditions"] = conditions([*extra, protected], old.get("conditions") or [], generation, wall_s)
+    status["conditions"] = conditions(
+        [*extra, protected, *within_rpo(group, recorded, sites)], old.get("conditions") or [], generation, wall_s
+    )
     return status
 
 
