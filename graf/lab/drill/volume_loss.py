@@ -35,6 +35,9 @@ WARM_UP_S = 5.0
 RECORDS_RETURN = 10
 MOVES = 4
 RETURN_TIMEOUT_S = 240.0
+# A planned move waits until the volume's last generation is at the other site; it is rolled back after 2 s for making
+# it and 2 s for the proof.
+MOVE_BACK_LIMIT_MS = 4_000.0
 _LOOKS = 5
 
 
@@ -111,10 +114,12 @@ class VolumeLoss:
             texts = [r for key, e in session.history.items() if key not in known for r in (*e.reasons, e.message)]
             why = next((text for text in texts if part.told in text), "")
             session.checks.append(Check(f"{part.name}: the reason is told", bool(why), why or f"told: {texts[:6]}"))
+        session.window(part.name, start_ns, session.gap_limit_ms)
         with session.progress.step(f"{part.name}: heal {active}"):
+            healed_ns = session.workload.now_ns()
             session.heal(part.name)
         self._come_back(part, epoch + 1, served)
-        session.window(part.name, start_ns, session.gap_limit_ms)
+        session.window(f"{part.name}, return and planned move back", healed_ns, MOVE_BACK_LIMIT_MS, counts=False)
 
     def _take_over(self, part: _Part, group: RedundancyGroup, epoch: int) -> None:
         session, standby = self._session, self._session.spare
