@@ -27,10 +27,10 @@ TYPED_TESTS := tests/author tests/cli tests/core tests/crd tests/docs tests/dril
   drivers/sdk/tests drivers/fake/tests drivers/network/tests drivers/objects/tests drivers/pv/tests drivers/workload/tests drivers/sanity/tests drivers/examples/go/tests drivers/examples/redis/tests
 PACKAGES := graf graf_orchestrator graf_driver_sdk graf_driver_fake graf_driver_mysql graf_driver_network graf_driver_objects graf_driver_pv graf_driver_workload graf_driver_sanity graf_driver_redis
 
-.PHONY: help pv-kills bench-pv setup programs lab drill drills sim regressions test network-sanity workload-sanity objects-sanity pv-sanity mysql-sanity mysql84-sanity redis-sanity check lint types layers generated docs-check generate clean fuzz
+.PHONY: help pv-kills bench-pv setup programs lab drill drills volume-drill sim regressions test network-sanity workload-sanity objects-sanity pv-sanity mysql-sanity mysql84-sanity redis-sanity check lint types layers generated docs-check generate clean fuzz
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(SETUP) ## Install system packages, uv and the Python environment; leaves .venv/bin/graf
 
@@ -55,13 +55,17 @@ drill: lab ## Lose the active site under load, see failover and failback; the la
 	@echo "Take it down:"
 	@echo "  $(GRAF) lab down --name $(LAB)"
 
-drills: lab ## All seven scenarios, REPEAT=5 times each (PROFILE=metro|regional|wan)
+drills: lab ## All seven scenarios of a lab without a volume, REPEAT=5 times each (PROFILE=metro|regional|wan)
 	@failed=; for name in $(SCENARIOS); do \
 	  $(ROOT) $(GRAF) drill run $$name --lab $(LAB) --profile $(PROFILE) --repeat $(REPEAT) \
 	    --out $(OUT)/$(PROFILE)/$$name || failed="$$failed $$name"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "not passed:$$failed; reports: $(OUT)/$(PROFILE)"; exit 1; fi; \
 	echo "all passed; reports: $(OUT)/$(PROFILE)"
+
+volume-drill: $(SETUP) ## A lab of its own with a volume (lab `volume`): lose the volume, then the site (REPEAT=5)
+	$(ROOT) $(GRAF) lab up --name volume --volume
+	$(ROOT) $(GRAF) drill run volume-loss --lab volume --profile $(PROFILE) --repeat $(REPEAT) --out $(OUT)/$(PROFILE)/volume-loss
 
 regressions: lab ## The twelve known disasters, once each, from the files that the simulator runs too (PROFILE=...)
 	@failed=; for name in $(REGRESSIONS); do \
