@@ -96,7 +96,7 @@ PROPERTIES := tests/core/test_decide.py tests/core/test_holding.py tests/drill/t
 fuzz: $(SETUP) ## The generated tests with new random examples, again and again (REPEAT=5)
 	for run in $$(seq $(REPEAT)); do $(UV_RUN) python -m pytest -q --hypothesis-profile=default $(PROPERTIES); done
 
-network-sanity: $(SETUP) ## The conformance kit against the network driver in each mode (some minutes; reports in out/sanity)
+network-sanity: programs ## The conformance kit against the network driver in each mode (ten minutes; reports in out/sanity)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/network/tests/conformance/check_modes.py
 
 objects-sanity: programs ## The conformance kit against the objects driver at two real API servers (some minutes)
@@ -105,7 +105,7 @@ objects-sanity: programs ## The conformance kit against the objects driver at tw
 pv-sanity: $(SETUP) ## The conformance kit against two real volumes with rsync over TLS (some minutes; report in out/sanity)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/pv/tests/conformance/check_contract.py
 
-workload-sanity: programs ## The conformance kit against the workload driver on a real control plane (some minutes)
+workload-sanity: programs ## The conformance kit against the workload driver, hot, warm and cold, on a real control plane (some minutes; reports in out/sanity)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/workload/tests/conformance_workload.py
 
 redis-sanity: $(SETUP) ## The conformance kit against two real Redis servers (a minute)

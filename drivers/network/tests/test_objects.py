@@ -3,153 +3,30 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from graf_driver_network.object_bodies import COMPONENT, EPOCH, body_of, contains
 from graf_driver_network.parameters import parse
 from graf_driver_network.parameters_objects import Objects
 from graf_driver_network.testing import SERVICE, World, wait_until
+from graf_driver_network.testing_api import WHERE, Api, MissingDefinitionsError, api_server, definitions, parameters
 from graf_driver_network.testing_site import Speaker, speaker
-from graf_driver_sdk.testing_kubernetes import apiserver_command, etcd_command
 from graf_driver_sdk.types import Health, Role
 
 from graf.lab.binaries import located
 
-METALLB = ("go.universe.tf/metallb", "v0.15.2", "config/crd/bases")
-CILIUM = ("github.com/cilium/cilium", "v1.18.4", "pkg/k8s/apis/cilium.io/client/crds/v2")
-WANTED = ("bgpadvertisements", "l2advertisements", "servicebgpstatuses", "servicel2statuses", "ciliumbgp")
-TOKEN = "only-of-this-test"
-PORT, ETCD_PORT, ETCD_PEER_PORT = 6443, 2379, 2380
-
-
-def definitions(module: str, version: str, folder: str) -> list[Path]:
-    """The project's own files, as its published Go module has them. Downloaded once, then from Go's cache."""
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if go is None:
-        pytest.skip(f"the definitions come with the Go module {module}, and Go is not installed")
-    with tempfile.TemporaryDirectory() as elsewhere:
-        done = subprocess.run(
-            [go, "mod", "download", "-json", f"{module}@{version}"],
-            cwd=elsewhere,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-    if done.returncode != 0:
-        pytest.skip(f"{module}@{version} cannot be downloaded: {done.stdout} {done.stderr}")
-    files = sorted(Path(json.loads(done.stdout)["Dir"], folder).glob("*.yaml"))
-    return [file for file in files if any(name in file.name for name in WANTED)]
-
-
-@dataclass
-class Api:
-    """A kube-apiserver in east's namespace."""
-
-    world: World
-    work: Path
-    programs: Path
-
-    @property
-    def kubeconfig(self) -> Path:
-        return self.work / "kubeconfig"
-
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        command = [str(self.programs / "kubectl"), "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(
-            self.world.command("east", *command), input=stdin, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
-        return done.stdout
-
-    def get(self, *arguments: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "--ignore-not-found", "-o", "json") or "{}")
-        return found
-
-    def start(self) -> None:
-        command = apiserver_command(self.programs, self.work, ETCD_PORT, PORT)
-        with (self.work / "apiserver.log").open("ab") as log:
-            self.process = self.world.start("east", *command, stdout=log, stderr=log)
-        wait_until("kube-apiserver is ready", self._ready, 90)
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def _ready(self) -> bool:
-        try:
-            return self.kubectl("get", "--raw", "/readyz") == "ok"
-        except AssertionError:
-            return False
-
 
 @pytest.fixture(scope="module")
 def api(whole_world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    crds = [file for project in (METALLB, CILIUM) for file in definitions(*project)]
-    work = tmp_path_factory.mktemp("apiserver")
-    found = Api(whole_world, work, located())
-    subprocess.run(
-        ["openssl", "genrsa", "-traditional", "-out", str(work / "sa.key"), "2048"], capture_output=True, check=True
-    )
-    (work / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\nno-one,nobody,nobody\n")
-    found.kubeconfig.write_text(kubeconfig(TOKEN, work))
-    (work / "powerless").write_text(kubeconfig("no-one", work))
-    with (work / "etcd.log").open("wb") as log:
-        command = etcd_command(found.programs, work, ETCD_PORT, ETCD_PEER_PORT)
-        etcd = whole_world.start("east", *command, stdout=log, stderr=log)
-    found.start()
-    found.kubectl("create", "namespace", "metallb-system")
-    for file in crds:
-        found.kubectl("apply", "--server-side", "-f", str(file))
-    found.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
-    yield found
-    found.stop()
-    etcd.kill()
-    etcd.wait()
-
-
-def kubeconfig(token: str, work: Path) -> str:
-    cluster = {
-        "server": f"https://127.0.0.1:{PORT}",
-        "certificate-authority": str(work / "pki" / "apiserver.crt"),
-    }
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "test", "cluster": cluster}],
-        "users": [{"name": "user", "user": {"token": token}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
-        "current-context": "test",
-    }
-    return str(yaml.safe_dump(content))
-
-
-def parameters(api: Api, mode: str, **more: Any) -> dict[str, Any]:
-    own: dict[str, Any] = {"name": "vcu-db", "kubeconfig": str(api.kubeconfig), "communities": ["65010:100"]}
-    if mode == "metallb":
-        own |= {"addressPools": ["graf"], "peers": ["edge"]}
-    else:
-        own |= {"serviceSelector": {"app": "db"}, "labels": {"advertise": "bgp"}}
-    own |= more
-    if own.get("kind") == "l2":
-        own.pop("communities")
-        own.pop("peers")
-    return {"mode": mode, "serviceAddress": f"{SERVICE}/32", mode: own}
-
-
-WHERE = {
-    "metallb": ("bgpadvertisement", "vcu-db", "-n", "metallb-system"),
-    "cilium": ("ciliumbgpadvertisement", "vcu-db"),
-}
+    try:
+        crds = definitions()
+    except MissingDefinitionsError as error:
+        pytest.skip(str(error))
+    with api_server(whole_world, "east", tmp_path_factory.mktemp("apiserver"), located(), crds) as found:
+        yield found
 
 
 @pytest.mark.parametrize("mode", ["metallb", "cilium"])

@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graf_driver_network.testing import ADDRESSES, PORT, SERVICE, Edge, World
+from graf_driver_network.testing import ADDRESSES, PORT, SERVICE, Edge, World, sh
+from graf_driver_network.testing_api import TOKEN, WHERE, Api, api_server, definitions, parameters
 from graf_driver_network.testing_dns import SECRET, DnsServer, dns_parameters
 from graf_driver_sanity import Config, Report, run
 from graf_driver_sanity.config import Invalid, Side
+
+from graf.lab.binaries import located
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
@@ -157,3 +160,62 @@ async def test_mode_dns_keeps_the_contract(world: World, run_dir: Path) -> None:
     finally:
         store.close()
         server.close()
+
+
+@pytest.fixture(scope="module")
+def apis(whole_world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Api]]:
+    """Each site's own API server; where their programs or definitions are missing this fails and says what is."""
+    crds, programs = definitions(), located()
+    with contextlib.ExitStack() as stack:
+        yield {
+            name: stack.enter_context(
+                api_server(whole_world, name, tmp_path_factory.mktemp(f"apiserver-{name}"), programs, crds)
+            )
+            for name in ("east", "west")
+        }
+
+
+# `fencing: gate` is a promise of the site, that every packet comes through the driver's node: here that is so.
+@pytest.mark.parametrize(
+    ("mode", "variant", "own"),
+    [
+        ("metallb", "", {"localPreference": "epoch"}),
+        ("metallb", "-l2", {"kind": "l2"}),
+        ("metallb", "-gate", {"fencing": "gate"}),
+        ("cilium", "", {"localPreference": "epoch"}),
+    ],
+)
+async def test_modes_metallb_and_cilium_keep_the_contract(
+    world: World, run_dir: Path, apis: dict[str, Api], mode: str, variant: str, own: dict[str, Any]
+) -> None:
+    where = ("l2advertisement", *WHERE["metallb"][1:]) if variant == "-l2" else WHERE[mode]
+
+    def take_away(site: str, _: str) -> str:
+        """Somebody deletes the object: nothing is announced any more."""
+        return apis[site].kubectl("delete", *where)
+
+    # What the cluster's service proxy and its speakers do in a real one: the address is at every node.
+    for name in apis:
+        sh("ip", "-n", world.names[name], "addr", "add", f"{SERVICE}/32", "dev", "lo")
+    store = Store(world, dict.fromkeys(apis, SERVICE))
+    east, west = (parameters(apis[name], mode, **own) for name in ("east", "west"))
+    try:
+        await checked(
+            Config(
+                side(world, run_dir, "east", east),
+                name=f"network-{mode}{variant}",
+                peer=side(world, run_dir, "west", west),
+                invalid=(
+                    Invalid(mode, remove=(mode,)),
+                    Invalid("serviceAddress", {"serviceAddress": "nowhere"}),
+                    Invalid("interface", {"interface": "eth0"}),
+                    Invalid(f"{mode}.name", {mode: {**east[mode], "name": "Two Words"}}),
+                    Invalid(f"{mode}.fencing", {mode: {**east[mode], "fencing": "hope"}}),
+                ),
+                secrets=(TOKEN,),
+                hooks={"write": store.write, "read": store.read, "break": take_away},
+            )
+        )
+    finally:
+        store.close()
+    assert {name: api.get(*where) for name, api in apis.items()} == {"east": {}, "west": {}}, "no object is left behind"
