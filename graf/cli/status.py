@@ -133,7 +133,8 @@ def _answers(group: RedundancyGroup, status: RedundancyGroupStatus) -> list[tupl
         takeover = f"[red]no[/red] ({escape('; '.join(reasons) or 'no other site')})"
         loss = "nothing by itself: the group holds. A forced failover could lose what only the active site has"
     if status.predicted_rto is not None and ready:
-        takeover += f", outage about {status.predicted_rto.ms} ms ({escape(status.predicted_rto.basis)})"
+        about = "at least" if status.predicted_rto.at_least else "about"
+        takeover += f", outage {about} {status.predicted_rto.ms} ms ({escape(status.predicted_rto.basis)})"
     lines = [
         ("take over now?", takeover),
         ("would be lost", loss),

@@ -235,6 +235,8 @@ def _component_report(component: Component, now_ns: int) -> pb.ComponentReport:
         report.lag_seconds = status.lag_seconds
         report.lag_transactions = status.lag_transactions
         report.position = status.position
+        report.predicted_activation_ms = status.predicted_activation_ms
+        report.predicted_reach_ms = status.predicted_reach_ms
         report.message = component.last_error or status.message
     return report
 

@@ -241,6 +241,13 @@ class ComponentStatus(Model):
     promotable_reason: str = Field(default="", description="Why not, if not.")
     lag_seconds: float | None = Field(default=None, description="Behind the active, seconds.")
     lag_transactions: int | None = Field(default=None, description="Behind the active, transactions.")
+    predicted_activation_ms: int | None = Field(
+        default=None, description="What activating it here would take now, milliseconds; negative: cannot be told."
+    )
+    predicted_reach_ms: int | None = Field(
+        default=None,
+        description="From its activation until its clients reach it, milliseconds; negative: cannot be told.",
+    )
     position: str = Field(default="", description="Replication position.")
     message: str = Field(default="", description="For people.")
 
@@ -322,6 +329,7 @@ class PredictedRto(Model):
     """What a failover would cost now."""
 
     ms: int = Field(description="Predicted outage, milliseconds.")
+    at_least: bool = Field(default=False, description="A driver cannot tell its part now: it may be longer.")
     basis: str = Field(default="", description="What the prediction rests on.")
 
 

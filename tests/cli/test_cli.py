@@ -139,6 +139,14 @@ def test_status_answers_who_is_active_and_whether_the_standby_can_take_over(api:
     assert "witness (witness)" in out
 
 
+def test_status_says_when_the_predicted_outage_is_only_a_lower_bound(api: FakeApi, terminal: Any) -> None:
+    api.found = group(predictedRto={"ms": 900, "basis": "lease 700 ms; db at west cannot tell", "atLeast": True})
+    _, out, _ = terminal("status")
+    assert "outage at least 900 ms" in out
+    api.found = group()
+    assert "outage about 900 ms" in terminal("status")[1]
+
+
 def test_status_says_why_the_standby_cannot_take_over(api: FakeApi, terminal: Any) -> None:
     sites = [STATUS["sites"][0], {**STATUS["sites"][1], "promotable": False, "promotableReason": "a gap in its log"}]
     api.found = group(sites=sites, synchronousSet={"members": ["east"]})

@@ -9,6 +9,7 @@ import pymysql
 import pytest
 from graf_driver_mysql.gtidset import GtidSet
 from graf_driver_mysql.rate import ApplyRate
+from graf_driver_mysql.status import activation_ms
 from graf_driver_mysql.values import Observation, Replica, SemiSync
 from graf_driver_sdk.errors import InvalidParametersError, NeedsResyncError, PreconditionError
 from graf_driver_sdk.types import Health, ResyncStrategy, Role, Verdict
@@ -66,6 +67,20 @@ def test_the_apply_rate_is_of_a_window_with_work_and_predicts_a_promotion() -> N
     assert rate.per_second == 100
     rate.see(seen(501), 10.0)  # idle
     assert rate.promotion_s(200) == pytest.approx(2.05)
+
+
+def test_what_the_contract_is_told_of_a_promotion_is_what_is_received_and_not_applied() -> None:
+    def seen(*, applying: bool = True, replica: bool = True) -> Observation:
+        received, applied = GtidSet.parse(f"{EAST}:1-700"), GtidSet.parse(f"{EAST}:1-501")
+        behind = Replica("198.18.0.1", 3306, True, "Yes", applying, received, 0.0, "", 0, "")
+        return Observation(True, applied, applied, False, SemiSync(False, 0, 0, 0), behind if replica else None, ())
+
+    rate = ApplyRate()
+    assert activation_ms(seen(), rate) == -1, "no rate is known yet"
+    rate.per_second = 100
+    assert activation_ms(seen(), rate) == 2040
+    assert activation_ms(seen(applying=False), rate) == -1
+    assert activation_ms(seen(replica=False), rate) == 0
 
 
 async def test_roles_the_set_and_a_planned_move(mysql_lab: Any) -> None:

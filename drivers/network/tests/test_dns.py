@@ -67,7 +67,7 @@ def test_the_name_points_to_the_active_site_and_then_to_the_next(world: World, e
     assert asked(world, NAME, "A") == [EAST]
     status = east.status()
     assert (status.role, status.health, status.accepting) == (Role.ACTIVE, Health.HEALTHY, True), status
-    assert status.facts["predicted_rto_add_ms"] == "5000"
+    assert status.predicted_reach_ms == 5000
     assert status.facts[f"dns_server_{PRIMARY}:53"] == "east epoch 7"
     east.ensured(Role.FENCED, 7)
     assert asked(world, NAME, "A") == [EAST], "a name without an answer would be cached as such"

@@ -40,6 +40,8 @@ def test_a_status_survives_the_wire_with_every_field() -> None:
         followers=(types.Follower("west", True, False, 12),),
         message="m",
         facts={"a": "b"},
+        predicted_activation_ms=-1,
+        predicted_reach_ms=5000,
     )
     message = convert.status_to_pb(status)
     assert {field.name for field, _ in message.ListFields()} == set(message.DESCRIPTOR.fields_by_name)

@@ -120,6 +120,8 @@ class ComponentReport(_message.Message):
     PROMOTABLE_REASON_FIELD_NUMBER: _builtins.int
     SYNCHRONOUS_SET_FIELD_NUMBER: _builtins.int
     AGE_MS_FIELD_NUMBER: _builtins.int
+    PREDICTED_ACTIVATION_MS_FIELD_NUMBER: _builtins.int
+    PREDICTED_REACH_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     driver_class: _builtins.str
     role: _builtins.str
@@ -134,6 +136,9 @@ class ComponentReport(_message.Message):
     promotable_reason: _builtins.str
     age_ms: _builtins.int
     """since the driver observed it"""
+    predicted_activation_ms: _builtins.int
+    """as in graf.driver.v1: 0 is nothing to tell, negative cannot be told now"""
+    predicted_reach_ms: _builtins.int
     @_builtins.property
     def synchronous_set(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -153,10 +158,12 @@ class ComponentReport(_message.Message):
         promotable_reason: _builtins.str = ...,
         synchronous_set: _abc.Iterable[_builtins.str] | None = ...,
         age_ms: _builtins.int = ...,
+        predicted_activation_ms: _builtins.int = ...,
+        predicted_reach_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepting", b"accepting", "age_ms", b"age_ms", "driver_class", b"driver_class", "epoch", b"epoch", "health", b"health", "lag_seconds", b"lag_seconds", "lag_transactions", b"lag_transactions", "message", b"message", "name", b"name", "position", b"position", "promotable", b"promotable", "promotable_reason", b"promotable_reason", "role", b"role", "synchronous_set", b"synchronous_set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepting", b"accepting", "age_ms", b"age_ms", "driver_class", b"driver_class", "epoch", b"epoch", "health", b"health", "lag_seconds", b"lag_seconds", "lag_transactions", b"lag_transactions", "message", b"message", "name", b"name", "position", b"position", "predicted_activation_ms", b"predicted_activation_ms", "predicted_reach_ms", b"predicted_reach_ms", "promotable", b"promotable", "promotable_reason", b"promotable_reason", "role", b"role", "synchronous_set", b"synchronous_set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from graf.api.recorded import Recorded, role_of
 from graf.core.planning import SiteView
+from graf_orchestrator.prediction import predicted_rto
 from graf_orchestrator.state import report_of
 from graf_orchestrator.voters import voters_status
 
@@ -36,9 +37,12 @@ VOLATILE = frozenset(
         "silentMs",
         "stallMsMax",
         "lastTransitionTime",
+        "predictedActivationMs",
+        "predictedReachMs",
+        "predictedRto",
+        "rto",
     }
 )
-ACTIVATION_GUESS_MS = 300  # until a failover of the group has been measured
 
 
 def timestamp(wall_s: float) -> str:
@@ -129,6 +133,10 @@ def _component(report: pb.ComponentReport) -> dict[str, Any]:
         status["lagSeconds"] = float(report.lag_seconds)
     if report.lag_transactions >= 0:
         status["lagTransactions"] = report.lag_transactions
+    if report.predicted_activation_ms:  # 0: its driver has nothing to tell
+        status["predictedActivationMs"] = report.predicted_activation_ms
+    if report.predicted_reach_ms:
+        status["predictedReachMs"] = report.predicted_reach_ms
     return status
 
 
@@ -176,18 +184,6 @@ def group_site(
         if transactions:
             status["lagTransactions"] = max(transactions)
     return status
-
-
-def predicted_rto(policy: RedundancyPolicy, history: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
-    """What a silent failure would cost now: a whole lease, then what the last failover's activation took."""
-    detection = policy.spec.detection
-    lease = round(detection.timing.ttl_ms * (1 + detection.drift_ppm / 1e6))
-    for entry in reversed(history):
-        phases = entry.get("phasesMs") or {}
-        if entry.get("type") == "Failover" and phases:
-            rest = round(sum(ms for name, ms in phases.items() if name != "detect"))
-            return lease + rest, f"lease {lease} ms + {rest} ms as measured in epoch {entry.get('epoch')}"
-    return lease + ACTIVATION_GUESS_MS, f"lease {lease} ms + {ACTIVATION_GUESS_MS} ms, not measured yet"
 
 
 def history_entry(record: RecordView, commit: str) -> dict[str, Any]:
@@ -245,6 +241,14 @@ def merge_history(history: Sequence[Mapping[str, Any]], entries: Sequence[Mappin
     return [merged[key] for key in sorted(merged)][-HISTORY_LENGTH:]
 
 
+def able_standbys(
+    recorded: Recorded, sites: Sequence[Mapping[str, Any]], members: Sequence[str], lossless: bool
+) -> list[Mapping[str, Any]]:
+    """The sites that could take over now, without loss where the policy asks for that."""
+    standbys = [site for site in sites if site["name"] != recorded.active_site]
+    return [site for site in standbys if site["ready"] and (not lossless or site["name"] in members)]
+
+
 def protection(
     recorded: Recorded, sites: Sequence[Mapping[str, Any]], members: Sequence[str], lossless: bool
 ) -> ConditionValue:
@@ -252,7 +256,7 @@ def protection(
     if not recorded.active_site:
         return ConditionValue("Protected", "False", "NotActivated", "the group was never active")
     standbys = [site for site in sites if site["name"] != recorded.active_site]
-    able = [site["name"] for site in standbys if site["ready"] and (not lossless or site["name"] in members)]
+    able = [site["name"] for site in able_standbys(recorded, sites, members, lossless)]
     if able:
         return ConditionValue("Protected", "True", "StandbyReady", f"{', '.join(able)} can take over")
     reasons = [
@@ -332,9 +336,9 @@ def group_status(
         status["synchronousSet"] = old["synchronousSet"]
     status["voters"] = voters_status(group, recorded, links, old.get("voters") or {}, now_s)
     if policy is not None and protected.status == "True":
-        ms, basis = predicted_rto(policy, history)
-        status["predictedRto"] = {"ms": ms, "basis": basis}
-        status["rto"] = f"~{ms} ms"
+        prediction = predicted_rto(group, policy, history, able_standbys(recorded, sites, members, lossless))
+        status["predictedRto"] = prediction.as_status()
+        status["rto"] = prediction.text
     else:
         status["rto"] = "unprotected" if recorded.active_site else ""
     if old.get("lastOperation"):

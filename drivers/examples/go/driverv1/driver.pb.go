@@ -1864,8 +1864,12 @@ type ComponentStatus struct {
 	Followers        []*Follower       `protobuf:"bytes,12,rep,name=followers,proto3" json:"followers,omitempty"`                                 // active: who follows
 	Message          string            `protobuf:"bytes,13,opt,name=message,proto3" json:"message,omitempty"`
 	Facts            map[string]string `protobuf:"bytes,14,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // more observed facts for people, e.g. "gtid_slave_pos"
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// What a takeover by this site would cost if it began now, in milliseconds; the manager adds it to the predicted
+	// outage. 0: nothing to tell. Negative: it may be long, and cannot be told now.
+	PredictedActivationMs int64 `protobuf:"varint,15,opt,name=predicted_activation_ms,json=predictedActivationMs,proto3" json:"predicted_activation_ms,omitempty"` // until EnsureRole(ACTIVE) is completed, e.g. what is received and not applied
+	PredictedReachMs      int64 `protobuf:"varint,16,opt,name=predicted_reach_ms,json=predictedReachMs,proto3" json:"predicted_reach_ms,omitempty"`                // from then until its clients reach it, e.g. caches of a name, convergence
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *ComponentStatus) Reset() {
@@ -1996,6 +2000,20 @@ func (x *ComponentStatus) GetFacts() map[string]string {
 	return nil
 }
 
+func (x *ComponentStatus) GetPredictedActivationMs() int64 {
+	if x != nil {
+		return x.PredictedActivationMs
+	}
+	return 0
+}
+
+func (x *ComponentStatus) GetPredictedReachMs() int64 {
+	if x != nil {
+		return x.PredictedReachMs
+	}
+	return 0
+}
+
 var File_graf_driver_sdk_v1_driver_proto protoreflect.FileDescriptor
 
 const file_graf_driver_sdk_v1_driver_proto_rawDesc = "" +
@@ -2098,7 +2116,7 @@ const file_graf_driver_sdk_v1_driver_proto_rawDesc = "" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12$\n" +
 	"\racknowledging\x18\x03 \x01(\bR\racknowledging\x12\x1d\n" +
 	"\n" +
-	"stalled_ms\x18\x04 \x01(\rR\tstalledMs\"\xf1\x04\n" +
+	"stalled_ms\x18\x04 \x01(\rR\tstalledMs\"\xd7\x05\n" +
 	"\x0fComponentStatus\x12(\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x14.graf.driver.v1.RoleR\x04role\x12.\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x16.graf.driver.v1.HealthR\x06health\x12\x14\n" +
@@ -2117,7 +2135,9 @@ const file_graf_driver_sdk_v1_driver_proto_rawDesc = "" +
 	"\x0fsynchronous_set\x18\v \x03(\tR\x0esynchronousSet\x126\n" +
 	"\tfollowers\x18\f \x03(\v2\x18.graf.driver.v1.FollowerR\tfollowers\x12\x18\n" +
 	"\amessage\x18\r \x01(\tR\amessage\x12@\n" +
-	"\x05facts\x18\x0e \x03(\v2*.graf.driver.v1.ComponentStatus.FactsEntryR\x05facts\x1a8\n" +
+	"\x05facts\x18\x0e \x03(\v2*.graf.driver.v1.ComponentStatus.FactsEntryR\x05facts\x126\n" +
+	"\x17predicted_activation_ms\x18\x0f \x01(\x03R\x15predictedActivationMs\x12,\n" +
+	"\x12predicted_reach_ms\x18\x10 \x01(\x03R\x10predictedReachMs\x1a8\n" +
 	"\n" +
 	"FactsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from graf_driver_sdk.types import Follower, Health, Role, Status
 
 from graf_driver_mysql.backend import Mode
@@ -99,11 +101,25 @@ def facts(engine: Engine, seen: Observation, record: Record, rate: ApplyRate) ->
         found["source"] = f"{seen.replica.host}:{seen.replica.port}"
         found["receiver"] = seen.replica.receiver
         found["received"] = str(seen.replica.received)
-        waiting = seen.replica.received.transactions_beyond(seen.applied) if seen.replica.applying else -1
-        predicted = rate.promotion_s(waiting)
+        predicted = promotion_s(seen, rate)
         found["apply_rate_tps"] = "unknown" if rate.per_second is None else f"{rate.per_second:.1f}"
         found["predicted_promotion_s"] = "unknown" if predicted is None else f"{predicted:.2f}"
     return found
+
+
+def promotion_s(seen: Observation, rate: ApplyRate) -> float | None:
+    """What a promotion of this replica would take; None when it cannot be told, or it is no replica."""
+    if seen.replica is None or not seen.replica.applying:
+        return None
+    return rate.promotion_s(seen.replica.received.transactions_beyond(seen.applied))
+
+
+def activation_ms(seen: Observation, rate: ApplyRate) -> int:
+    """The same for the contract: 0 where there is nothing to apply first, negative when it cannot be told."""
+    if seen.replica is None:
+        return 0
+    predicted = promotion_s(seen, rate)
+    return -1 if predicted is None else math.ceil(predicted * 1000)
 
 
 def running(
@@ -139,4 +155,5 @@ def running(
         followers=followers if what is Role.ACTIVE else (),
         message=message,
         facts=facts(engine, seen, record, rate),
+        predicted_activation_ms=activation_ms(seen, rate),
     )

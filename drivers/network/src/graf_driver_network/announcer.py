@@ -41,12 +41,14 @@ class Seen:
         problem: why nothing can be announced, or known; empty when all is well.
         detail: where the announcement stands, for people.
         facts: the same for the status.
+        lingers_ms: how long users may keep an older answer, as the servers say.
     """
 
     announced: bool
     problem: str = ""
     detail: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    lingers_ms: int = 0
 
 
 @dataclass(slots=True)

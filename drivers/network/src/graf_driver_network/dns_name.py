@@ -103,9 +103,9 @@ class DnsAnnouncer(Announcer):
         facts = {
             "dns_name": parameters.name,
             "dns_ttl_ms": str(parameters.ttl_s * 1000),
-            # A failover costs this on top for those who asked just before it.
-            "predicted_rto_add_ms": str(parameters.ttl_s * 1000),
         }
+        # What resolvers keep is what the present holder has written, not what this site would write.
+        lingers_ms = 1000 * max((answer.ttl_s for answer in answers if isinstance(answer, Answer)), default=0)
         seen: dict[Server, bool] = {}
         problems: list[str] = []
         for server, answer in zip(servers, answers, strict=True):
@@ -129,7 +129,7 @@ class DnsAnnouncer(Announcer):
             detail = f"{parameters.name} does not point here"
         elif problems:
             detail += f" ({'; '.join(problems)})"
-        return Seen(announced, detail=detail, facts=facts)
+        return Seen(announced, detail=detail, facts=facts, lingers_ms=lingers_ms)
 
 
 async def _try(client: ZoneClient, server: Server) -> Answer | str:

@@ -37,6 +37,7 @@ from graf_driver_network.libnftables import Nftables
 from graf_driver_network.parameters import Mode, Parameters, parse
 from graf_driver_network.parameters_bgp import Bgp
 from graf_driver_network.parameters_dns import Dns
+from graf_driver_network.reach import detection_ms, reach_ms
 
 RUN_DIR_VARIABLE: Final = "GRAF_NETWORK_RUN_DIR"
 DEFAULT_RUN_DIR: Final = "/run/graf/network"
@@ -179,6 +180,7 @@ class NetworkDriver(Driver):
             promotable_reason="" if health is Health.HEALTHY else message,
             message=message,
             facts=_facts(parameters, seen),
+            predicted_reach_ms=reach_ms(parameters, seen.announcement),
         )
 
     def _role(self, key: ComponentKey, seen: Observation) -> Role:
@@ -288,4 +290,6 @@ def _facts(parameters: Parameters, seen: Observation) -> dict[str, str]:
         "gate_open_for_ms": str(seen.gate.open_for_ms),
         "gate_epoch": str(seen.gate.epoch),
     }
+    if parameters.bgp is not None:
+        facts["neighbours_notice_ms"] = str(detection_ms(parameters.bgp))
     return facts | dict(seen.announcement.facts)

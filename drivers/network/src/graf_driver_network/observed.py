@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from graf_driver_network.announcer import Seen
@@ -38,7 +39,7 @@ class Observed:
         if seen is None:
             return Seen(False, "not observed yet: there has been no answer", "not observed yet")
         age_ms = round((time.monotonic() - self._at) * 1000)
-        return Seen(seen.announced, seen.problem, seen.detail, {**seen.facts, "observed_ms_ago": str(age_ms)})
+        return replace(seen, facts={**seen.facts, "observed_ms_ago": str(age_ms)})
 
     def put(self, seen: Seen) -> None:
         """Another call has just looked."""

@@ -31,11 +31,11 @@ class Mode(enum.StrEnum):
     CILIUM = "cilium"
 
 
-_COMMON: Final = frozenset({"mode", "serviceAddress", "ports", "interface"})
+_COMMON: Final = frozenset({"mode", "serviceAddress", "ports", "interface", "convergenceMs"})
 _KNOWN: Final = {
     Mode.BGP: _COMMON | parameters_bgp.KNOWN,
     Mode.VIP: _COMMON | {"vip"},
-    Mode.DNS: _COMMON | {"dns"},
+    Mode.DNS: _COMMON - {"convergenceMs"} | {"dns"},
     Mode.METALLB: _COMMON - {"interface"} | {"metallb"},
     Mode.CILIUM: _COMMON - {"interface"} | {"cilium"},
 }
@@ -50,6 +50,7 @@ class Parameters:
     announcement: Bgp | Vip | Dns | Objects
     ports: tuple[int, ...] = ()
     interface: str = "lo"
+    convergence_ms: int | None = None
 
     @property
     def bgp(self) -> Bgp | None:
@@ -79,9 +80,12 @@ def parse(raw: Mapping[str, object]) -> tuple[Parameters | None, list[FieldProbl
             reader.problem("interface", "nobody asks for addresses on lo", "the link of the users, e.g. eth0")
     else:
         interface = reader.interface(raw.get("interface", "lo"), "interface", "e.g. lo, the default")
+    convergence = None
+    if "convergenceMs" in raw:
+        convergence = reader.number(raw["convergenceMs"], "convergenceMs", 0, 600_000, "milliseconds, as measured")
     if reader.problems or service is None or announcement is None:
         return None, reader.problems
-    return Parameters(mode, service, announcement, ports, interface), []
+    return Parameters(mode, service, announcement, ports, interface, convergence), []
 
 
 def _announcement(

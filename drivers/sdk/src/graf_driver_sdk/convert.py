@@ -158,6 +158,8 @@ def status_to_pb(status: types.Status) -> pb.ComponentStatus:
         ],
         message=status.message,
         facts=dict(status.facts),
+        predicted_activation_ms=status.predicted_activation_ms,
+        predicted_reach_ms=status.predicted_reach_ms,
     )
 
 
@@ -181,6 +183,8 @@ def status_from_pb(message: pb.ComponentStatus) -> types.Status:
         followers=tuple(types.Follower(f.site, f.connected, f.acknowledging, f.stalled_ms) for f in message.followers),
         message=message.message,
         facts=dict(message.facts),
+        predicted_activation_ms=message.predicted_activation_ms,
+        predicted_reach_ms=message.predicted_reach_ms,
     )
 
 

@@ -237,6 +237,8 @@ class Status:
     followers: tuple[Follower, ...] = ()
     message: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    predicted_activation_ms: int = 0
+    predicted_reach_ms: int = 0
 
     @classmethod
     def unknown(cls, message: str) -> Status:

@@ -922,6 +922,8 @@ class ComponentStatus(_message.Message):
     FOLLOWERS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    PREDICTED_ACTIVATION_MS_FIELD_NUMBER: _builtins.int
+    PREDICTED_REACH_MS_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     """observed"""
     health: Global___Health.ValueType
@@ -941,6 +943,13 @@ class ComponentStatus(_message.Message):
     """
     promotable_reason: _builtins.str
     message: _builtins.str
+    predicted_activation_ms: _builtins.int
+    """What a takeover by this site would cost if it began now, in milliseconds; the manager adds it to the predicted
+    outage. 0: nothing to tell. Negative: it may be long, and cannot be told now.
+    until EnsureRole(ACTIVE) is completed, e.g. what is received and not applied
+    """
+    predicted_reach_ms: _builtins.int
+    """from then until its clients reach it, e.g. caches of a name, convergence"""
     @_builtins.property
     def synchronous_set(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """active: the set whose acknowledgements are in force now"""
@@ -970,10 +979,12 @@ class ComponentStatus(_message.Message):
         followers: _abc.Iterable[Global___Follower] | None = ...,
         message: _builtins.str = ...,
         facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        predicted_activation_ms: _builtins.int = ...,
+        predicted_reach_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepting", b"accepting", "epoch", b"epoch", "facts", b"facts", "followers", b"followers", "health", b"health", "lag_seconds", b"lag_seconds", "lag_transactions", b"lag_transactions", "message", b"message", "observed_at_ns", b"observed_at_ns", "position", b"position", "promotable", b"promotable", "promotable_reason", b"promotable_reason", "role", b"role", "synchronous_set", b"synchronous_set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepting", b"accepting", "epoch", b"epoch", "facts", b"facts", "followers", b"followers", "health", b"health", "lag_seconds", b"lag_seconds", "lag_transactions", b"lag_transactions", "message", b"message", "observed_at_ns", b"observed_at_ns", "position", b"position", "predicted_activation_ms", b"predicted_activation_ms", "predicted_reach_ms", b"predicted_reach_ms", "promotable", b"promotable", "promotable_reason", b"promotable_reason", "role", b"role", "synchronous_set", b"synchronous_set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
