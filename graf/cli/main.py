@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from graf.cli import connect as connecting
+from graf.cli import drivers as drivers_view
 from graf.cli import events as events_view
 from graf.cli import status as status_view
 from graf.cli import switchover as switchover_command
@@ -58,6 +59,7 @@ def build_app() -> typer.Typer:
     app.command("status")(status)
     app.command("switchover")(switchover)
     app.command("events")(events)
+    app.command("drivers")(drivers)
     for point in sorted(entry_points(group=COMMANDS), key=lambda p: p.name):
         _mount(app, point.name, point.load)
     return app
@@ -125,6 +127,28 @@ def events(
         return
     console.print(events_view.render(found, limit, console.width))
     console.print("[dim]older decisions are in Git: git log --grep 'Graf-Group: " + escape(group) + "'[/dim]")
+
+
+def drivers(
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of words.")] = False,
+    kubeconfig: Kubeconfig = None,
+    lab: Lab = None,
+) -> None:
+    """Drivers by class and site: version, image, capabilities, health, and who uses them."""
+    api = connecting.connect(kubeconfig, lab)
+    found = drivers_view.rows(api.driver_classes(), api.sites(), api.groups())
+    if as_json:
+        typer.echo(json.dumps(drivers_view.as_json(found), indent=2))
+        return
+    if not found:
+        raise CliError(
+            "the management cluster has no DriverClass",
+            "Classes come from Git: has the manager applied the repository yet? `graf status` tells.",
+        )
+    console = make_console()
+    console.print(drivers_view.render(found))
+    for line in drivers_view.notes(found):
+        console.print(f"[yellow]{escape(line)}[/yellow]")
 
 
 def run(argv: list[str] | None = None) -> int:

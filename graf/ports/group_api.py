@@ -9,9 +9,11 @@ from enum import StrEnum
 from typing import Protocol
 
 from graf.crd.assignment import GroupAssignment
+from graf.crd.driverclass import DriverClass
 from graf.crd.group import RedundancyGroup
 from graf.crd.operation import RedundancyOperation
 from graf.crd.policy import RedundancyPolicy
+from graf.crd.site import Site
 
 
 class ApiFault(StrEnum):
@@ -47,6 +49,12 @@ class GroupApi(Protocol):
 
     def group(self, name: str) -> RedundancyGroup:
         """One group."""
+
+    def driver_classes(self) -> list[DriverClass]:
+        """All driver classes, by name."""
+
+    def sites(self) -> list[Site]:
+        """All sites, by name."""
 
     def policy(self, name: str) -> RedundancyPolicy:
         """One policy."""

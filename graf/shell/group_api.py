@@ -13,9 +13,11 @@ from pydantic import ValidationError
 
 from graf.crd.assignment import GroupAssignment
 from graf.crd.base import GROUP, NAMESPACE, VERSION, Resource
+from graf.crd.driverclass import DriverClass
 from graf.crd.group import RedundancyGroup
 from graf.crd.operation import RedundancyOperation
 from graf.crd.policy import RedundancyPolicy
+from graf.crd.site import Site
 from graf.ports.group_api import ApiError, ApiFault
 
 if TYPE_CHECKING:
@@ -52,18 +54,19 @@ class KubeGroupApi:
 
     def groups(self) -> list[RedundancyGroup]:
         """All groups, by name."""
-        answer = self._ask(
-            "RedundancyGroups",
-            lambda: self._custom().list_namespaced_custom_object(
-                GROUP, VERSION, NAMESPACE, RedundancyGroup.plural, _request_timeout=TIMEOUT_S
-            ),
-        )
-        found = [self._parse(RedundancyGroup, item) for item in answer["items"]]
-        return sorted(found, key=lambda group: group.name)
+        return self._list(RedundancyGroup)
 
     def group(self, name: str) -> RedundancyGroup:
         """One group."""
         return self._get(RedundancyGroup, name)
+
+    def driver_classes(self) -> list[DriverClass]:
+        """All driver classes, by name."""
+        return self._list(DriverClass)
+
+    def sites(self) -> list[Site]:
+        """All sites, by name."""
+        return self._list(Site)
 
     def policy(self, name: str) -> RedundancyPolicy:
         """One policy."""
@@ -99,6 +102,17 @@ class KubeGroupApi:
                 return {}
             raise
         return dict(answer.data or {})
+
+    def _list(self, kind: type[R]) -> list[R]:
+        def ask() -> Any:
+            if kind.namespaced:
+                return self._custom().list_namespaced_custom_object(
+                    GROUP, VERSION, NAMESPACE, kind.plural, _request_timeout=TIMEOUT_S
+                )
+            return self._custom().list_cluster_custom_object(GROUP, VERSION, kind.plural, _request_timeout=TIMEOUT_S)
+
+        answer = self._ask(f"the list of {kind.plural}", ask)
+        return sorted((self._parse(kind, item) for item in answer["items"]), key=lambda item: item.name)
 
     def _get(self, kind: type[R], name: str) -> R:
         answer = self._ask(

@@ -13,8 +13,10 @@ import yaml
 
 from graf.cli import connect, main
 from graf.cli.errors import CliError
+from graf.crd.driverclass import DriverClass
 from graf.crd.group import RedundancyGroup
 from graf.crd.operation import RedundancyOperation
+from graf.crd.site import Site
 from graf.ports.group_api import ApiError, ApiFault
 
 EXAMPLE = Path(__file__).parents[2] / "gitops" / "example" / "groups" / "vcu-db.yaml"
@@ -75,6 +77,8 @@ class FakeApi:
     def __init__(self, found: RedundancyGroup | None = None) -> None:
         self.found = found or group()
         self.states: list[dict[str, Any]] = []
+        self.classes: list[DriverClass] = []
+        self.places: list[Site] = []
         self.asked: list[RedundancyOperation] = []
         self.git = {"state": "Applied", "lastApplied": "feedbeef00112233", "queuedDecisions": "0"}
         self.problem: ApiError | None = None
@@ -92,6 +96,13 @@ class FakeApi:
         if name != self.found.name:
             raise ApiError(ApiFault.NOT_FOUND, f"RedundancyGroup {name} does not exist.", "`graf status` lists them.")
         return self.found
+
+    def driver_classes(self) -> list[DriverClass]:
+        self._check()
+        return self.classes
+
+    def sites(self) -> list[Site]:
+        return self.places
 
     def gitops_status(self) -> dict[str, str]:
         return self.git
@@ -116,6 +127,18 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeApi:
     fake = FakeApi()
     monkeypatch.setattr(connect, "api_maker", lambda _: fake)
     return fake
+
+
+def driver_class(name: str, conditions: Any = (), **sites: dict[str, Any]) -> DriverClass:
+    """The example's class, with what the sites tell of it."""
+    base = yaml.safe_load((EXAMPLE.parents[1] / "driverclasses" / f"{name}.yaml").read_text())
+    told = [{"site": site, **entry} for site, entry in sites.items()]
+    return DriverClass.model_validate({**base, "status": {"sites": told, "conditions": list(conditions)}})
+
+
+def place(name: str, *drivers: dict[str, Any]) -> Site:
+    base = yaml.safe_load((EXAMPLE.parents[1] / "sites" / f"{name}.yaml").read_text())
+    return Site.model_validate({**base, "status": {"drivers": list(drivers)}})
 
 
 @pytest.fixture
@@ -419,3 +442,75 @@ def test_status_names_a_voter_that_abstains(api: FakeApi, terminal: Any) -> None
     api.found = group(voters={**VOTERS, "message": "witness abstains: it has lost its record"})
     _, out, _ = terminal("status")
     assert "witness abstains: it has lost its record" in out
+
+
+@pytest.fixture
+def drivers(api: FakeApi) -> FakeApi:
+    """mysql is well at east and refused at west; network at west is not heard; nobody has told of pv."""
+    cannot = "the driver cannot GATE, which spec.requiredCapabilities asks for"
+    refused = {"ready": False, "reason": "MissingCapability", "message": cannot, "version": "0.0.9"}
+    well = {"ready": True, "version": "1.2.3", "image": "registry.test/mysql:1", "capabilities": ["POSITION"]}
+    silent = {"ready": False, "reason": "SiteSilent", "message": "the site's controller is not heard"}
+    api.classes = [
+        driver_class("pv"),
+        driver_class("network", west=silent),
+        driver_class("mysql", west=refused, east=well),
+    ]
+    api.places = [place("east", {"driverClass": "mysql", "name": "mysql.graf.dev", "ready": True})]
+    return api
+
+
+def test_drivers_are_listed_by_class_and_site_with_their_users_and_the_reason_of_a_refusal(
+    drivers: FakeApi, terminal: Any
+) -> None:
+    code, out, _ = terminal("drivers", "--json")
+    assert code == 0
+    found = {(row["driverClass"], row["site"]): row for row in json.loads(out)}
+    assert list(found) == [("mysql", "east"), ("mysql", "west"), ("network", "west"), ("pv", "")]
+    east, west = found["mysql", "east"], found["mysql", "west"]
+    assert (east["health"], east["version"], east["says"]) == ("Ready", "1.2.3", "mysql.graf.dev")
+    assert (east["image"], east["capabilities"]) == ("registry.test/mysql:1", ["POSITION"])
+    assert (east["usedBy"], east["reason"]) == (["vcu-db/db"], "")
+    assert (west["health"], west["reason"], west["version"]) == ("NotReady", "MissingCapability", "0.0.9")
+    assert found["network", "west"]["health"] == "Unknown", "a site that is not heard is neither well nor ill"
+    assert found["network", "west"]["usedBy"] == ["vcu-db/route"]
+    assert (found["pv", ""]["health"], found["pv", ""]["usedBy"]) == ("NotUsed", [])
+    assert found["pv", ""]["image"], "what would run is told too"
+
+    _, out, _ = terminal("drivers")
+    for words in ("CLASS", "mysql.graf.dev", "1.2.3", "registry.test/mysql:1", "POSITION", "vcu-db/db", "Ready"):
+        assert words in out, words
+    assert "mysql at west: MissingCapability: the driver cannot GATE" in out
+    assert "network at west: SiteSilent" in out
+    assert "pv: NotUsed" in out
+
+
+def test_a_site_that_has_another_class_for_the_component_is_no_user_of_the_declared_one(
+    drivers: FakeApi, terminal: Any
+) -> None:
+    components = [{"name": "db", "driverClass": "mysql-of-west"}]
+    drivers.found = group(sites=[STATUS["sites"][0], {**STATUS["sites"][1], "components": components}])
+    rows = json.loads(terminal("drivers", "--json")[1])
+    users = {(row["driverClass"], row["site"]): row["usedBy"] for row in rows}
+    assert users["mysql", "west"] == []
+    assert users["mysql", "east"] == ["vcu-db/db"]
+
+
+def test_a_class_that_the_manager_does_not_support_says_why(drivers: FakeApi, terminal: Any) -> None:
+    condition = {
+        "type": "Supported",
+        "status": "False",
+        "reason": "NotYetSupported",
+        "message": "spec.x is not yet supported",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    drivers.classes = [driver_class("pv", conditions=[condition])]
+    assert "pv: NotYetSupported: spec.x is not yet supported" in terminal("drivers")[1]
+
+
+def test_without_any_class_it_says_where_they_come_from(api: FakeApi, terminal: Any) -> None:
+    code, _, err = terminal("drivers")
+    assert code != 0
+    assert "no DriverClass" in err
+    assert "Git" in err
+    assert terminal("drivers", "--json")[1].strip() == "[]"

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from cluster_support import Api, Authority, Git, Manager, wait_for
 
+from graf.cli.drivers import Row, rows
+from graf.shell.group_api import KubeGroupApi
 from graf.shell.proto import manager_pb2 as pb
 from graf.shell.proto import manager_pb2_grpc as pb_grpc
 from graf.shell.tls import channel_credentials, channel_options
@@ -58,8 +60,22 @@ class Site:
             set_epoch=max(1, self.epoch),
             set_counter=1,
             promotable=not active,
+            components=[
+                pb.ComponentReport(name="route", driver_class="network", lag_seconds=-1, predicted_reach_ms=4000)
+            ],
         )
-        return pb.SiteMessage(report=pb.SiteReport(groups=[group], peers=[pb.PeerView(name="west", reachable=True)]))
+        driver = pb.DriverReport(
+            driver_class="network",
+            deployed=True,
+            reachable=True,
+            ready=self.name == "east",
+            name="network.graf.dev",
+            version="1.2.3",
+            capabilities=["GATE"],
+            reason="" if self.name == "east" else "ImageMissing",
+        )
+        peers = [pb.PeerView(name="west", reachable=True)]
+        return pb.SiteMessage(report=pb.SiteReport(groups=[group], peers=peers, drivers=[driver]))
 
     async def _run(self) -> None:
         target, tls = self._channel
@@ -120,6 +136,7 @@ def test_the_manager_applies_git_streams_assignments_records_decisions_and_runs_
             tls = authority.issue(tmp_path / name, f"{name}.voter.graf.dev")
             sites[name] = Site(name, manager.port, tls)
         _bootstrap(api, git, sites)
+        _tells_of_the_drivers(api)
         _refuses_a_bad_commit(api, git)
         _switches_over(api, git, sites)
         _goes_back_by_itself(api, sites)
@@ -150,6 +167,28 @@ def _bootstrap(api: Api, git: Git, sites: dict[str, Site]) -> None:
     table = api.kubectl("-n", "graf-system", "get", "redundancygroups")
     assert table.splitlines()[0].split() == ["NAME", "ACTIVE", "EPOCH", "READY", "LAG", "RTO", "AGE"]
     assert table.splitlines()[1].split()[:4] == ["vcu-db", "east", "1", "2/2"]
+    predicted = group_status(api)["predictedRto"]
+    assert predicted["basis"].endswith("+ 4000 ms until users follow, by route at west")
+    assert predicted["ms"] > 4000
+
+
+def _tells_of_the_drivers(api: Api) -> None:
+    cluster = KubeGroupApi(api.kubeconfig, "the management cluster")
+
+    def told() -> dict[tuple[str, str], Row]:
+        found = rows(cluster.driver_classes(), cluster.sites(), cluster.groups())
+        return {(row.driver_class, row.site): row for row in found}
+
+    wait_for("the driver at both sites", lambda: {("network", "east"), ("network", "west")} <= set(told()))
+    east, west = told()["network", "east"], told()["network", "west"]
+    assert (east.health, east.says, east.version, east.capabilities) == (
+        "Ready",
+        "network.graf.dev",
+        "1.2.3",
+        ("GATE",),
+    )
+    assert east.used_by == ("vcu-db/route",)
+    assert (west.health, west.reason) == ("NotReady", "ImageMissing")
 
 
 def _refuses_a_bad_commit(api: Api, git: Git) -> None:
