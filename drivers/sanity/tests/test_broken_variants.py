@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from graf_driver_fake.driver import FakeDriver
 from graf_driver_sanity import Config, run
 from graf_driver_sanity.config import Budget, Invalid, Side
 from graf_driver_sanity.launch import InProcess
+from graf_driver_sanity.registry import all_checks
+from graf_driver_sanity.runner import in_words
 
 sys.path.insert(0, str(Path(__file__).parent))
 from broken import LIMITS, VARIANTS, Variant
@@ -85,3 +88,28 @@ async def test_the_untouched_fake_passes_all_of_these_checks(tmp_path: Path) -> 
 def test_there_are_at_least_forty_variants() -> None:
     assert len(VARIANTS) >= 40
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
+
+
+async def test_what_a_driver_declares_and_no_check_has_looked_at_is_told_as_unproved(tmp_path: Path) -> None:
+    """An always-promotable driver passes where the configuration has no hooks: the report must not look clean."""
+    (variant,) = (one for one in VARIANTS if one.name == "always promotable")
+    whole = configuration(tmp_path, variant)
+    bare = replace(whole, hooks={})
+    report = await run(bare, only={variant.check, "role-write-survives-restart"})
+    assert report.failures == []
+    told = {one.id: one for one in report.unproved}
+    assert set(told) == {variant.check, "role-write-survives-restart"}
+    one = told[variant.check]
+    assert (one.requirement, one.reason) == ("GD-STATUS-006", "there is no hook: configure hooks.write")
+    words = in_words(report)
+    assert "NOT PROVED, 2 guarantees that the driver declares:" in words
+    assert "a driver that always says promotable, also without any data would have passed" in words
+    assert words.splitlines()[-1].endswith("2 guarantees NOT PROVED")
+    assert report.as_json()["unproved"][0].keys() == {"id", "requirement", "passes", "reason"}
+
+
+async def test_a_run_with_all_hooks_leaves_nothing_unproved(tmp_path: Path) -> None:
+    guarding = {one.id for one in all_checks() if one.guards}
+    report = await run(configuration(tmp_path, budget=Budget(short_lease_s=0.5)), only=guarding)
+    assert (report.failures, report.skipped, report.unproved) == ([], [], [])
+    assert "NOT PROVED" not in in_words(report)

@@ -13,7 +13,7 @@ import typer
 
 from graf_driver_sanity.config import Config, ConfigError, Side, load
 from graf_driver_sanity.registry import all_checks
-from graf_driver_sanity.runner import Report, run
+from graf_driver_sanity.runner import Report, in_words, run
 
 app = typer.Typer(add_completion=False)
 
@@ -46,7 +46,7 @@ def check(
     except asyncio.CancelledError:
         typer.echo("graf-driver-sanity: stopped half-way; what it had started was ended", err=True)
         raise typer.Exit(2) from None
-    typer.echo(json.dumps(report.as_json(), indent=2) if as_json else _words(report))
+    typer.echo(json.dumps(report.as_json(), indent=2) if as_json else in_words(report))
     raise typer.Exit(1 if report.failures else 0)
 
 
@@ -64,18 +64,6 @@ def _configuration(path: Path | None, endpoint: str) -> Config:
     if not endpoint:
         raise ConfigError("neither --config nor --endpoint was given; say which driver to check")
     return Config(site=Side("east", endpoint))
-
-
-def _words(report: Report) -> str:
-    lines = [
-        f"{failure.id} broke {failure.requirement}\n  seen: {failure.seen}\n  do:   {failure.fix}"
-        for failure in report.failures
-    ]
-    lines.append(
-        f"{report.driver}: {report.checks} checks, {len(report.passed)} passed, {len(report.failures)} failed, "
-        f"{len(report.skipped)} skipped"
-    )
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         return
     from graf_driver_sanity.registry import all_checks
 
-    run = _Run(wanted)
+    run = config.stash[_RUN] = _Run(wanted)
     items.extend(_Item.from_parent(session, name=one.id, run=run) for one in all_checks())
 
 
@@ -49,6 +49,11 @@ class _Run:
         self._config = config
         self._report: Report | None = None
 
+    @property
+    def ran(self) -> bool:
+        """Whether there is a report."""
+        return self._report is not None
+
     def report(self) -> Report:
         """The report; made at the first call."""
         from graf_driver_sanity.runner import run_sync
@@ -56,6 +61,17 @@ class _Run:
         if self._report is None:
             self._report = run_sync(self._config)
         return self._report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Says what was not proved; a skipped test alone is easily overlooked."""
+    run = config.stash.get(_RUN, None)
+    if run is None or not run.ran or not run.report().unproved:
+        return
+    from graf_driver_sanity.runner import in_words
+
+    terminalreporter.section("graf-driver-sanity")
+    terminalreporter.write_line(in_words(run.report()))
 
 
 class _Item(pytest.Item):
@@ -89,3 +105,4 @@ class _BrokenError(Exception):
 
 
 _KEY: pytest.StashKey[Any] = pytest.StashKey()
+_RUN: pytest.StashKey[_Run] = pytest.StashKey()

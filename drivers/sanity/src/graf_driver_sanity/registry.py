@@ -32,6 +32,8 @@ class Check:
         sentence: the behaviour, for people.
         capabilities: the driver must declare them, else the check is skipped.
         needs: what the configuration must have: "process", "peer", "hook:NAME", "invalid", "secrets".
+        guards: with one of these capabilities a run without this check leaves a guarantee unproved.
+        unproved: what a driver could do then, and pass.
     """
 
     id: str
@@ -40,6 +42,8 @@ class Check:
     body: Body
     capabilities: frozenset[Capability] = frozenset()
     needs: tuple[str, ...] = ()
+    guards: frozenset[Capability] = frozenset()
+    unproved: str = ""
 
 
 _CHECKS: Final[dict[str, Check]] = {}
@@ -51,6 +55,8 @@ def check(
     capabilities: tuple[Capability, ...] = (),
     needs: tuple[str, ...] = (),
     sentence: str = "",
+    guards: tuple[Capability, ...] = (),
+    unproved: str = "",
 ) -> Callable[[Body], Body]:
     """Registers a check; its sentence is the docstring's first line unless given."""
 
@@ -60,7 +66,11 @@ def check(
             raise ValueError(f"two checks are called {identity}")
         if not words or not requirements:
             raise ValueError(f"check {identity} has no sentence or names no requirement")
-        _CHECKS[identity] = Check(identity, requirements, words, body, frozenset(capabilities), needs)
+        if bool(guards) is not bool(unproved):
+            raise ValueError(f"check {identity} guards something and does not say what, or the other way round")
+        _CHECKS[identity] = Check(
+            identity, requirements, words, body, frozenset(capabilities), needs, frozenset(guards), unproved
+        )
         return body
 
     return register

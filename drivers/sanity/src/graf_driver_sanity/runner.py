@@ -32,6 +32,16 @@ class Skip:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unproved:
+    """A guarantee that the driver declares and this run did not look at: what a driver could do, and pass."""
+
+    id: str
+    requirement: str
+    passes: str
+    reason: str
+
+
 @dataclass(slots=True)
 class Report:
     """The outcome of a run."""
@@ -41,6 +51,7 @@ class Report:
     passed: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
+    unproved: list[Unproved] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -56,9 +67,30 @@ class Report:
             "checks": self.checks,
             "passed": len(self.passed),
             "failed": len(self.failures),
+            "unproved": [asdict(one) for one in self.unproved],
             "skipped": [asdict(skip) for skip in self.skipped],
             "failures": [asdict(failure) for failure in self.failures],
         }
+
+
+def in_words(report: Report) -> str:
+    """What was broken, what is not proved, and the counts."""
+    lines = [
+        f"{failure.id} broke {failure.requirement}\n  seen: {failure.seen}\n  do:   {failure.fix}"
+        for failure in report.failures
+    ]
+    if report.unproved:
+        lines.append(f"NOT PROVED, {len(report.unproved)} guarantees that the driver declares:")
+        lines += [
+            f"  {one.passes} would have passed: {one.id} ({one.requirement}) was not run: {one.reason}"
+            for one in report.unproved
+        ]
+    lines.append(
+        f"{report.driver}: {report.checks} checks, {len(report.passed)} passed, {len(report.failures)} failed, "
+        f"{len(report.skipped)} skipped"
+        + (f", {len(report.unproved)} guarantees NOT PROVED" if report.unproved else "")
+    )
+    return "\n".join(lines)
 
 
 def reason_to_skip(one: Check, harness: Harness) -> str:
@@ -116,10 +148,17 @@ async def run(
             began = time.monotonic()
             outcome = await _run_one(one, harness, report)
             report.seconds[one.id] = round(time.monotonic() - began, 3)
+            _note_unproved(one, harness, report)
             told(one.id, outcome)
     finally:
         await harness.close()
     return report
+
+
+def _note_unproved(one: Check, harness: Harness, report: Report) -> None:
+    skip = report.skipped[-1] if report.skipped else None
+    if skip is not None and skip.id == one.id and one.guards & harness.capabilities:
+        report.unproved.append(Unproved(one.id, ", ".join(one.requirements), one.unproved, skip.reason))
 
 
 async def _run_one(one: Check, harness: Harness, report: Report) -> str:

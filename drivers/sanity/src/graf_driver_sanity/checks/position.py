@@ -179,8 +179,14 @@ async def moves_to_peer(h: Harness) -> None:
     expect(answer.reached, f"{position} was not reached at {h.peer.side.name}: {answer.message}")
 
 
-@check("position-reached-means-applied", "GD-POS-006", capabilities=POSITION,
-       needs=("peer", "hook:write", "hook:read"))  # fmt: skip
+@check(
+    "position-reached-means-applied",
+    "GD-POS-006",
+    capabilities=POSITION,
+    needs=("peer", "hook:write", "hook:read"),
+    guards=POSITION,
+    unproved="a driver that tells a position as reached without having its data",
+)
 async def reached_means_applied(h: Harness) -> None:
     """Once a position is reached at the standby, what was written before it can be found there after promotion."""
     assert h.peer is not None

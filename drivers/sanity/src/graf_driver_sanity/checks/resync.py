@@ -78,7 +78,14 @@ async def is_behind(h: Harness) -> None:
     await expect_verdict(h, pb.VERDICT_BEHIND)
 
 
-@check("resync-verdict-diverged", "GD-RESYNC-003", capabilities=RESYNC, needs=WRITES)
+@check(
+    "resync-verdict-diverged",
+    "GD-RESYNC-003",
+    capabilities=RESYNC,
+    needs=WRITES,
+    guards=RESYNC,
+    unproved="a driver that never sees that a site has diverged",
+)
 async def is_diverged(h: Harness) -> None:
     """A site that has what the active lacks is DIVERGED."""
     await diverged(h)
@@ -126,6 +133,8 @@ async def empty(h: Harness) -> None:
     "GD-STATUS-006",
     capabilities=(*RESYNC, Capability.SYNCHRONOUS),
     needs=(*WRITES, "hook:wipe"),
+    guards=(Capability.SYNCHRONOUS,),
+    unproved="a driver that always says promotable, also without any data",
 )
 async def wiped_not_promotable(h: Harness) -> None:
     """A component whose data is gone is not promotable, and says why."""
@@ -220,7 +229,14 @@ async def archives(h: Harness) -> None:
     expect(bool(archive), "archive is empty")
 
 
-@check("resync-brings-data", "GD-RESYNC-007", capabilities=RESYNC, needs=(*WRITES, "hook:read"))
+@check(
+    "resync-brings-data",
+    "GD-RESYNC-007",
+    capabilities=RESYNC,
+    needs=(*WRITES, "hook:read"),
+    guards=RESYNC,
+    unproved="a driver whose Resync brings nothing",
+)
 async def brings_data(h: Harness) -> None:
     """What the site lacked is there once it is promoted after Resync, and what diverged is not."""
     assert h.peer is not None

@@ -227,7 +227,13 @@ async def write_survives_fencing(h: Harness) -> None:
     expect(await h.has(value), f"{value} was acknowledged and is gone")
 
 
-@check("role-write-survives-restart", "GD-ROLE-011", needs=("hook:write", "hook:read", "process"))
+@check(
+    "role-write-survives-restart",
+    "GD-ROLE-011",
+    needs=("hook:write", "hook:read", "process"),
+    guards=(Capability.POSITION,),
+    unproved="a driver that loses acknowledged writes when it is killed",
+)
 async def write_survives_restart(h: Harness) -> None:
     """An acknowledged write is still there after kill -9 of the driver and ACTIVE again."""
     await h.reach("ACTIVE")
@@ -237,8 +243,14 @@ async def write_survives_restart(h: Harness) -> None:
     expect(await h.has(value), f"{value} was acknowledged and is gone")
 
 
-@check("role-write-follows", "GD-ROLE-011", needs=("hook:write", "hook:read", "peer"),
-       capabilities=(Capability.SYNCHRONOUS,))  # fmt: skip
+@check(
+    "role-write-follows",
+    "GD-ROLE-011",
+    needs=("hook:write", "hook:read", "peer"),
+    capabilities=(Capability.SYNCHRONOUS,),
+    guards=(Capability.SYNCHRONOUS,),
+    unproved="a driver that loses acknowledged writes in a planned move",
+)
 async def write_follows(h: Harness) -> None:
     """A write at the active is at the promoted standby after a planned move."""
     assert h.peer is not None
