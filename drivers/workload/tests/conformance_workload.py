@@ -1,18 +1,24 @@
-"""The driver, as a process, keeps the whole contract against a real cluster.
+"""The driver, as a process, keeps the whole contract against a real cluster, hot, warm and cold.
 
-Minutes long, so not a part of the default run: `make conformance-workload`.
+Minutes long, so not a part of the default run: `make workload-sanity`.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from graf_driver_sanity import Config, run
+from graf_driver_sanity import Config, Report, run
 from graf_driver_sanity.config import Budget, Invalid, Side
 from workload_cluster import Cluster
 from workload_site import deployment
+
+TARGETS = {"targets": [{"kind": "Deployment", "name": "app", "replicas": 1}]}
+SETTINGS = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {site: none}\n"
 
 
 def side(cluster: Cluster, site: str, parameters: dict[str, Any]) -> Side:
@@ -24,30 +30,64 @@ def side(cluster: Cluster, site: str, parameters: dict[str, Any]) -> Side:
     return Side(site, command=(sys.executable, "-c", program), environment=environment, parameters=parameters)
 
 
-def config(cluster: Cluster, mode: str, parameters: dict[str, Any]) -> Config:
+def config(cluster: Cluster, name: str, parameters: dict[str, Any]) -> Config:
     sites = {}
-    for name in ("east", "west"):
-        namespace = f"{mode}-{name}"
+    for site in ("east", "west"):
+        namespace = f"{name}-{site}"
         cluster.create_namespace(namespace)
-        cluster.kubectl("-n", namespace, "apply", "--server-side", "-f", "-", stdin=deployment("app", 0))
-        sites[name] = side(cluster, name, {"namespace": namespace, "mode": mode, **parameters})
+        if "targets" in parameters:
+            cluster.kubectl("-n", namespace, "apply", "--server-side", "-f", "-", stdin=deployment("app", 0))
+        sites[site] = side(cluster, site, {"namespace": namespace, **parameters})
+
+    def shut_down(site: str, _: str) -> str:
+        """Somebody scales the workload to nothing, behind the driver's back."""
+        return cluster.kubectl("-n", f"{name}-{site}", "scale", "deployment/app", "--replicas=0")
+
     return Config(
         site=sites["east"],
         peer=sites["west"],
-        name=f"workload, {mode}",
+        name=f"workload-{name}",
         invalid=(
             Invalid("namespace", remove=("namespace",)),
             Invalid("mode", change={"mode": "lukewarm"}),
             Invalid("minReadyPercent", change={"minReadyPercent": 0}),
         ),
+        hooks={"break": shut_down},
         budget=Budget(transition_s=60),
     )
 
 
-@pytest.mark.timeout(1800)
-async def test_a_warm_workload_keeps_the_contract(cluster: Cluster) -> None:
-    target = {"kind": "Deployment", "name": "app", "replicas": 1}
-    report = await run(config(cluster, "warm", {"targets": [target]}))
+def told(report: Report) -> None:
+    """Writes the report, with the seconds of each check, where GRAF_SANITY_OUT says."""
+    out = Path(os.environ.get("GRAF_SANITY_OUT", "out/sanity"))
+    out.mkdir(parents=True, exist_ok=True)
+    found = report.as_json() | {"seconds": report.seconds}
+    (out / f"{report.driver}.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("hot", {"mode": "hot", "markerConfigMap": "role", **TARGETS}),
+        ("warm", {"mode": "warm", **TARGETS}),
+        (
+            "cold",
+            {
+                "mode": "cold",
+                "manifests": f"{SETTINGS}---\n{deployment('app', 1)}",
+                "overrides": [
+                    {"patch": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {site: ours}\n"}
+                ],
+            },
+        ),
+    ],
+)
+async def test_a_workload_of_each_mode_keeps_the_contract(
+    cluster: Cluster, name: str, parameters: dict[str, Any]
+) -> None:
+    report = await run(config(cluster, name, parameters))
+    told(report)
     assert report.failures == []
     assert len(report.passed) >= 120
     # `epoch-...` of a second component: one workload has one component, and the driver refuses the other one.
