@@ -105,7 +105,7 @@ objects-sanity: programs ## The conformance kit against the objects driver at tw
 pv-sanity: $(SETUP) ## The conformance kit against two real volumes with rsync over TLS (some minutes; report in out/sanity)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/pv/tests/conformance/check_contract.py
 
-workload-sanity: programs ## The conformance kit against the workload driver, hot, warm and cold, on a real control plane (some minutes; reports in out/sanity)
+workload-sanity: programs ## The conformance kit against the workload driver, hot, warm and cold, on a real control plane (half an hour at most; reports in out/sanity)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/workload/tests/conformance_workload.py
 
 redis-sanity: $(SETUP) ## The conformance kit against two real Redis servers (a minute)
