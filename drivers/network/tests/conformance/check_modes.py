@@ -207,8 +207,6 @@ async def test_modes_metallb_and_cilium_keep_the_contract(
                 peer=side(world, run_dir, "west", west),
                 invalid=(
                     Invalid(mode, remove=(mode,)),
-                    Invalid("serviceAddress", {"serviceAddress": "nowhere"}),
-                    Invalid("interface", {"interface": "eth0"}),
                     Invalid(f"{mode}.name", {mode: {**east[mode], "name": "Two Words"}}),
                     Invalid(f"{mode}.fencing", {mode: {**east[mode], "fencing": "hope"}}),
                 ),
