@@ -197,7 +197,7 @@ def test_a_failover_rewrites_the_failed_sites_assignment_before_it_can_come_back
 
 def test_the_predicted_outage_has_what_the_standbys_drivers_tell(active: Bench) -> None:
     name = pb.ComponentReport(name="name", lag_seconds=-1, lag_transactions=-1, predicted_reach_ms=5000)
-    active.told = {"east": [pb.ComponentReport(name="name", predicted_reach_ms=90_000)], "west": [name]}
+    active.components = {"east": [pb.ComponentReport(name="name", predicted_reach_ms=90_000)], "west": [name]}
     active.round(10)
     assert active.status["predictedRto"]["ms"] == 707 + 300 + 5000, "the active's own part is of no takeover"
     assert active.status["rto"] == "~6007 ms"
