@@ -70,6 +70,11 @@ def answered(part: Participation, *answers: tuple[str, CampaignAnswer], at_ns: i
     return part, effects
 
 
+def admitting(effects: tuple[participant.Effect, ...]) -> list[bool]:
+    """Of each campaign that is to be sent, whether it admits voters without a record."""
+    return [e.request.admits for e in effects if isinstance(e, Ask) and isinstance(e.request, Campaign)]
+
+
 def holder(epoch: int = 3, voters: Electorate = VOTERS, end_ns: int = T0 + TTL) -> Participation:
     lease = Lease(G, epoch, voters, TIMING, MappingProxyType(dict.fromkeys(voters.members, end_ns - TTL)))
     current = SyncSet(SetVersion(epoch, 1), BOTH)
@@ -313,18 +318,18 @@ def test_a_change_whose_end_was_told_admits_nobody_without_a_record_in_a_newer_e
     assert part.lease is not None
     assert part.lease.epoch == 4
     again = participant.start_contest(part, CONFIG, 5, KNOWN, JOINT, T0 + 2)[1]
-    assert [e.request.admits for e in again if isinstance(e, Ask)] == [True], "nothing is decided by the new list yet"
+    assert admitting(again) == [True], "nothing is decided by the new list yet"
 
     told, _ = participant.settle(part, CONFIG, T0 + 2)
     regained, effects = participant.start_contest(told, CONFIG, 5, KNOWN, JOINT, T0 + 2)
-    assert [e.request.admits for e in effects if isinstance(e, Ask)] == [False]
+    assert admitting(effects) == [False]
     regained, _ = answered(regained, *((v, grant(5, JOINT)) for v in ("w2", "west", "witness", "east")), at_ns=T0 + 3)
     assert regained.lease is not None
     assert regained.lease.epoch == 5
     blank = ClaimAnswer(G, 5, accepted=False, reason="NoRecord")
     assert participant.claim_answered(regained, CONFIG, "w2", blank, T0 + 4, T0 + 4)[1] == ()
     once_more = participant.start_contest(regained, CONFIG, 6, KNOWN, JOINT, T0 + 4)[1]
-    assert [e.request.admits for e in once_more if isinstance(e, Ask)] == [False]
+    assert admitting(once_more) == [False]
 
 
 def test_a_set_is_told_until_a_majority_has_it_and_only_to_those_that_do_not() -> None:
