@@ -95,7 +95,15 @@ class Site:
     """One site: a driver in this process and the server below it."""
 
     def __init__(
-        self, name: str, number: int, port: int, base: Path, sockets: Path, credentials: Path, engine: str = "mariadb"
+        self,
+        name: str,
+        number: int,
+        port: int,
+        base: Path,
+        sockets: Path,
+        credentials: Path,
+        engine: str = "mariadb",
+        scope: dict[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -114,6 +122,7 @@ class Site:
             "credentialsDir": str(credentials),
             "application": {"database": "app", "user": "app"},
             "engine": engine,
+            **({} if scope is None else {"scope": scope}),
         }
         self.spec = Spec(ComponentKey("vcu-db", "db", name), self.parameters)
         self.driver = MysqlDriver()
@@ -168,6 +177,18 @@ class Site:
             user="app",
             password=PASSWORD,
             database="app",
+            autocommit=True,
+            ssl_disabled=True,
+        )
+
+    def local(self, database: str | None = "sitelog") -> Any:
+        """A session of the site's own account, where there is a scope."""
+        return pymysql.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="sitelog",
+            password=PASSWORD,
+            database=database,
             autocommit=True,
             ssl_disabled=True,
         )
@@ -249,6 +270,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     credentials.mkdir()
     (credentials / "replication-password").write_text(PASSWORD + "\n")
     (credentials / "application-password").write_text(PASSWORD + "\n")
+    (credentials / "local-password").write_text(PASSWORD + "\n")
     made = parse(Site("made", 1, 3306, base, base, credentials).parameters)
     bootstrap.ensure_data(made, Layout(made.data_dir))
     shutil.rmtree(made.data_dir / "data")
@@ -286,6 +308,30 @@ async def lab(tmp_path: Path, template: tuple[Path, Path]) -> AsyncIterator[Lab]
         yield built
 
 
+SCOPE: dict[str, Any] = {
+    "databases": ["app"],
+    "tables": ["shop.orders"],
+    "local": [{"database": "sitelog", "user": "sitelog"}],
+}
+
+
+@pytest.fixture(scope="session")
+def scoped_template(template: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same for a server of which a part is replicated."""
+    base = tmp_path_factory.mktemp("scoped")
+    made = parse(Site("made", 1, 3306, base, base, template[1], scope=SCOPE).parameters)
+    bootstrap.ensure_data(made, Layout(made.data_dir))
+    shutil.rmtree(made.data_dir / "data")
+    return made.data_dir, template[1]
+
+
+@pytest.fixture
+async def scoped_lab(tmp_path: Path, scoped_template: tuple[Path, Path]) -> AsyncIterator[Lab]:
+    """The same lab, with one database and one table in scope."""
+    async with two_sites(tmp_path, scoped_template, "mariadb", SCOPE) as built:
+        yield built
+
+
 @pytest.fixture
 async def mysql_lab(
     tmp_path: Path, mysql_template: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
@@ -297,12 +343,14 @@ async def mysql_lab(
 
 
 @contextlib.asynccontextmanager
-async def two_sites(base: Path, template: tuple[Path, Path], engine: str) -> AsyncIterator[Lab]:
+async def two_sites(
+    base: Path, template: tuple[Path, Path], engine: str, scope: dict[str, Any] | None = None
+) -> AsyncIterator[Lab]:
     made, credentials = template
     sockets = Path(tempfile.mkdtemp(prefix="graf-mysql-", dir="/tmp"))
     ports = free_ports(2)
     sites = [
-        Site(name, number, port, base, sockets, credentials, engine)
+        Site(name, number, port, base, sockets, credentials, engine, scope)
         for (name, number), port in zip((("east", 20), ("west", 30)), ports, strict=True)
     ]
     for site in sites:

@@ -156,8 +156,10 @@ class Active:
         if self.backend.mode is Mode.ACTIVE:
             await self._shut()
             self.backend.mode = Mode.QUIESCED
+        scope = self.backend.parameters.scope
+        stay = {"root", REPLICATION_USER, "system user", "event_scheduler"} | (scope.local_users if scope else set())
         for row in await control.rows("SHOW PROCESSLIST"):
-            if row["User"] not in ("root", REPLICATION_USER, "system user", "event_scheduler"):
+            if row["User"] not in stay:
                 with contextlib.suppress(SqlError):  # gone meanwhile
                     await control.run(f"KILL CONNECTION {row['Id']}")
         _, logged, _ = await positions(control)

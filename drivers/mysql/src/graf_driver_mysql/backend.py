@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from enum import Enum, auto
 
@@ -48,6 +48,7 @@ class Backend:
         self.seen: Observation | None = None
         self.message = "the server was not started yet"
         self.on_death: list[Callable[[str], None]] = []
+        self.before_idle: Callable[[], Awaitable[None]] | None = None  # what a start is not complete without
         self._changed = changed
         self._file = RecordFile(self.server.layout.record)
         self._record: Record | None = None
@@ -105,6 +106,8 @@ class Backend:
             await self._start_process(record, truncate)
             self._control = await self.side_session("control")
             self._monitor = await self.side_session("monitor")
+            if self.before_idle is not None:
+                await self.before_idle()
         except BaseException as error:
             await self.server.kill()
             self.mode = Mode.DOWN

@@ -13,6 +13,7 @@ from graf_driver_sdk.types import EnsureRole, Peer, Progress, Role
 
 from graf_driver_mysql.active import Active
 from graf_driver_mysql.backend import Backend, Mode
+from graf_driver_mysql.guard import Guard
 from graf_driver_mysql.observe import positions
 from graf_driver_mysql.parameters import Endpoint, Parameters, peer_endpoint
 from graf_driver_mysql.record import DataRole
@@ -35,6 +36,7 @@ class Component:
         self.backend = Backend(site, parameters, changed)
         self.active = Active(self.backend)
         self.standby = Standby(self.backend)
+        self.guard = Guard(self.backend)
         self.wanted = Role.UNSPECIFIED
         self.peers: tuple[Peer, ...] = ()
         self._starting: asyncio.Task[None] | None = None
@@ -115,7 +117,7 @@ class Component:
     async def _refuse_unproven(self, request: EnsureRole) -> None:
         """A site that may lack acknowledged writes is not promoted."""
         role = (await self.backend.record()).role
-        if role in (DataRole.STANDBY, DataRole.TRUNCATED) and not self.standby.caught_up:
+        if role in (DataRole.STANDBY, DataRole.TRUNCATED, DataRole.REBUILDING) and not self.standby.caught_up:
             raise PreconditionError(
                 f"{self.site} may lack acknowledged writes and is not promoted: {self.standby.reason}; "
                 "let it follow the active, or activate the site that has the data"

@@ -137,6 +137,7 @@ class MysqlDriver(Driver):
             return render.down(backend.mode, component.wanted, record, reason, backend.message)
         peers = [peer.site for peer in component.peers]
         now_s = asyncio.get_running_loop().time()
+        scope = backend.parameters.scope
         return render.running(
             backend.engine,
             backend.mode,
@@ -150,6 +151,7 @@ class MysqlDriver(Driver):
             followers=component.active.followers(seen, peers, now_s),
             trouble=managed.watch.trouble,
             rate=managed.watch.rate,
+            more=render.scope_facts(scope, component.guard.locked) if scope is not None else {},
         )
 
     async def close(self) -> None:
@@ -170,7 +172,7 @@ class MysqlDriver(Driver):
                 )
             return managed
         parameters = parse(spec.parameters)
-        for path in (parameters.replication_password_file, parameters.application_password_file):
+        for path in parameters.password_files:
             with contextlib.suppress(OSError):
                 self.protect(path.read_text(encoding="utf-8").strip())
         self._managed = managed = _Managed(self, spec.key, parameters)

@@ -172,6 +172,13 @@ class Engine(ABC):
             f"{self.settings}"
         )
 
+    def log_skipped(self, logged: History, everything: History) -> tuple[str, ...]:
+        """The statements that put transactions which a filter kept from being applied into the binary log, as names.
+
+        None where the product does that by itself.
+        """
+        return ()
+
     def own_settings(self, parameters: Parameters) -> str:
         """Lines of the configuration file that depend on the parameters and that only this product has."""
         return ""

@@ -33,6 +33,11 @@ class Layout:
         return self.root / "record.json"
 
     @property
+    def scope(self) -> Path:
+        """What part of the server the data was made for; absent for the whole server."""
+        return self.root / "scope.json"
+
+    @property
     def config(self) -> Path:
         """The server's configuration file, written before each start."""
         return self.root / "server.cnf"

@@ -11,6 +11,7 @@ from graf_driver_mysql.gtid import Position
 from graf_driver_mysql.history import History
 from graf_driver_mysql.parameters import HEARTBEAT_S, REPLICATION_USER, Endpoint, Parameters
 from graf_driver_mysql.programs import bootstrap_run, program
+from graf_driver_mysql.scope import ENTER, escaped
 from graf_driver_mysql.text import quoted
 
 if TYPE_CHECKING:
@@ -108,9 +109,32 @@ class MariaDB(Engine):
         """``MASTER_GTID_WAIT`` gives -1 when the time is over."""
         return f"SELECT MASTER_GTID_WAIT({quoted(str(position))}, {seconds:.3f}) AS r"
 
+    def log_skipped(self, logged: History, everything: History) -> tuple[str, ...]:
+        """A domain whose newest transaction was filtered gets a write of the driver's under that transaction's name.
+
+        Else the binary log of the next active would end before what it says to have, and who is built from it alone
+        would never reach that.
+        """
+        held, all_of_it = Position.parse(str(logged)), Position.parse(str(everything))
+        found: list[str] = []
+        for gtid in all_of_it:
+            if gtid.domain in all_of_it.domains_beyond(held):
+                found.append(
+                    f"SET SESSION gtid_domain_id = {gtid.domain}, SESSION server_id = {gtid.server},"
+                    f" SESSION gtid_seq_no = {gtid.sequence}"
+                )
+                found.append("INSERT INTO graf.probe VALUES ('skipped', 1) ON DUPLICATE KEY UPDATE number = number + 1")
+        return tuple(found)
+
     def own_settings(self, parameters: Parameters) -> str:
-        """The domain that this site writes in."""
-        return f"gtid_domain_id = {parameters.gtid_domain_id}\n"
+        """The domain that this site writes in; with a scope, who is logged and what is applied."""
+        lines = [f"gtid_domain_id = {parameters.gtid_domain_id}"]
+        if (scope := parameters.scope) is not None:
+            lines.append(f"init_connect = {ENTER}")
+            lines.append("replicate_do_table = graf.probe")
+            lines += [f"replicate_wild_do_table = {escaped(name)}.%" for name in scope.databases]
+            lines += [f"replicate_do_table = {database}.{table}" for database, table in scope.tables]
+        return "\n".join(lines) + "\n"
 
     def arguments(self, truncate: bool) -> tuple[str, ...]:
         """A replica by role cuts its tail off at recovery, a source keeps it."""

@@ -12,6 +12,9 @@ from typing import Any
 from graf_driver_sdk.errors import InvalidParametersError
 from graf_driver_sdk.types import FieldProblem
 
+from graf_driver_mysql import scope as scopes
+from graf_driver_mysql.scope import Scope
+
 DEFAULT_DATA_DIR = "/var/lib/graf/mysql"
 DEFAULT_SOCKET_DIR = "/run/graf/mysql"
 DEFAULT_CREDENTIALS_DIR = "/etc/graf/mysql"
@@ -23,6 +26,7 @@ SOCKET_NAME = "mariadb.sock"
 _KNOWN = {
     "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
     "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
+    "scope",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
@@ -45,6 +49,7 @@ class Parameters:
     buffer_pool_mib: int = 32
     parallel_threads: int = 4
     engine: str = "mariadb"
+    scope: Scope | None = None  # None: the whole server
 
     @property
     def socket(self) -> Path:
@@ -60,6 +65,21 @@ class Parameters:
     def application_password_file(self) -> Path:
         """Password of the application's user; the same at every site."""
         return self.credentials_dir / "application-password"
+
+    @property
+    def local_password_file(self) -> Path:
+        """Password of the site's own accounts (``scope.local``)."""
+        return self.credentials_dir / "local-password"
+
+    @property
+    def password_files(self) -> tuple[Path, ...]:
+        """Those that are needed."""
+        found = [self.replication_password_file]
+        if self.application_user is not None:
+            found.append(self.application_password_file)
+        if self.scope is not None and self.scope.local:
+            found.append(self.local_password_file)
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +168,9 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
         buffer_pool_mib=reader.integer("bufferPoolMiB", 8, 1 << 20, 32),
         parallel_threads=reader.integer("parallelThreads", 0, 64, 4),
         engine=reader.choice("engine", ENGINE_NAMES),
+        scope=scopes.read(raw.get("scope"), reader.problem),
     )
+    _check_scope(reader, parameters)
     _check_secrets(reader, parameters)
     if reader.problems:
         raise InvalidParametersError(tuple(reader.problems))
@@ -173,11 +195,28 @@ def _application(reader: _Reader) -> tuple[str | None, str | None]:
     return raw["database"], raw["user"]
 
 
+def _check_scope(reader: _Reader, parameters: Parameters) -> None:
+    """What a scope cannot be together with: refused, because it would only seem to be kept."""
+    scope = parameters.scope
+    if scope is None:
+        return
+    if parameters.engine != "mariadb":
+        reader.problem("scope", f"is not built for {parameters.engine}", "use MariaDB, or leave it out")
+    database, user = parameters.application_database, parameters.application_user
+    if database is not None and database not in scope.all_databases:
+        reader.problem("application.database", f"{database} is not in scope ({scope})", "put it into the scope")
+    if user is not None and user in scope.local_users:
+        reader.problem("scope.local", f"{user} is the application's user", "the site's own accounts have other names")
+    if parameters.init_sql is not None and scope.tables:
+        reader.problem(
+            "initSql",
+            "cannot be run again for single tables: a rebuild begins with what it makes",
+            "create the tables as the application's user, or put whole databases into the scope",
+        )
+
+
 def _check_secrets(reader: _Reader, parameters: Parameters) -> None:
-    wanted: list[Path] = [parameters.replication_password_file]
-    if parameters.application_user is not None:
-        wanted.append(parameters.application_password_file)
-    for path in wanted:
+    for path in parameters.password_files:
         try:
             empty = not path.read_text(encoding="utf-8").strip()
         except OSError as error:
@@ -213,4 +252,13 @@ def peer_conflicts(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> t
         theirs = raw.get("engine", ENGINE_NAMES[0])
         if theirs != own.engine:
             problems.append(FieldProblem("engine", f"site {site} has {theirs!r}", "use one product at all sites"))
+        scope = scopes.read(raw.get("scope"), lambda *_: None)
+        if _scope_text(scope) != _scope_text(own.scope):
+            problems.append(
+                FieldProblem("scope", f"site {site} has {_scope_text(scope)}", "list the same at all sites")
+            )
     return tuple(problems)
+
+
+def _scope_text(scope: Scope | None) -> str:
+    return "the whole server" if scope is None else str(scope)

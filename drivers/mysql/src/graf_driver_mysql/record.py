@@ -19,6 +19,7 @@ class DataRole(StrEnum):
     NONE = "none"  # fresh: never served, never followed
     ACTIVE = "active"  # served; its last transactions may be unacknowledged or acknowledged and not yet flushed
     STANDBY = "standby"  # followed; what it received and had not applied is gone after a restart
+    REBUILDING = "rebuilding"  # a copy is in the archive, and what is in scope is being emptied: only a resync goes on
     TRUNCATED = "truncated"  # was active, its tail was cut off: may lack acknowledged writes until it has followed
 
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from graf_driver_sdk import logs
 from graf_driver_sdk.blocking import run_blocking
-from graf_driver_sdk.errors import NeedsResyncError, PreconditionError
+from graf_driver_sdk.errors import DriverError, NeedsResyncError, PreconditionError
 from graf_driver_sdk.types import Assessment, Progress, Resynced, ResyncStrategy, Role, Verdict
 
 from graf_driver_mysql.backend import Mode
+from graf_driver_mysql.bootstrap import sync_tree
 from graf_driver_mysql.component import Component
 from graf_driver_mysql.history import History
 from graf_driver_mysql.layout import Layout
 from graf_driver_mysql.observe import kept, positions
 from graf_driver_mysql.parameters import Endpoint
-from graf_driver_mysql.record import Record
+from graf_driver_mysql.record import DataRole, Record
+from graf_driver_mysql.scoped import empty
 from graf_driver_mysql.sql import SqlError
 from graf_driver_mysql.standby import APPLY_WAIT_S
 
@@ -63,6 +66,8 @@ class Resync:
             raise PreconditionError("the active site itself is not assessed")
         if not await self.component.running(active):
             return Assessment(Verdict.UNKNOWN, message=backend.message or "the server is starting")
+        if (await backend.record()).role is DataRole.REBUILDING:
+            return Assessment(Verdict.DIVERGED, message="its scope is being rebuilt and is not whole")
         # The own position first: the active's can only have grown since.
         _, _, mine = await positions(backend.control)
         try:
@@ -86,7 +91,9 @@ class Resync:
         if self.component.backend.mode is Mode.ACTIVE:
             raise PreconditionError("the server may accept writes: fence it first")
         self.component.wanted = Role.STANDBY
-        if self._rebuilt is None or self._rebuilt.epoch != epoch:
+        # Where a rebuild was begun before, what has to go is in the archive already: it is gone on with below.
+        begun = (await self.component.backend.record()).role is DataRole.REBUILDING
+        if not begun and (self._rebuilt is None or self._rebuilt.epoch != epoch):
             finding = await self.assess(active)
             if finding.verdict is Verdict.UNKNOWN:
                 return Resynced(Progress.pending(finding.message, 100))
@@ -97,6 +104,8 @@ class Resync:
                 )
             if strategy is ResyncStrategy.REBUILD or finding.verdict is Verdict.DIVERGED:
                 await self._rebuild(finding, epoch)
+        if (pending := await self._empty(active, epoch)) is not None:
+            return Resynced(pending)
         archive = self._rebuilt.archive if self._rebuilt is not None and self._rebuilt.epoch == epoch else ""
         return Resynced(await self._catch_up(active, epoch), archive)
 
@@ -137,16 +146,50 @@ class Resync:
 
     async def _rebuild(self, finding: Assessment, epoch: int) -> None:
         backend = self.component.backend
+        whole = backend.parameters.scope is None
         await backend.kill()
         layout = backend.server.layout
-        archive = await run_blocking(_put_aside, layout, finding, epoch)
-        await backend.save(Record(epoch=epoch))
+        try:
+            archive = await run_blocking(_put_aside, layout, finding, epoch, whole)
+        except OSError as error:
+            raise DriverError(f"the data could not be put aside: {error}", reason="archive-failed") from error
+        await backend.save(Record(DataRole.NONE if whole else DataRole.REBUILDING, epoch=epoch))
         self._rebuilt = _Rebuilt(epoch, str(archive))
         logs.event(log, "archived", logging.WARNING, site=backend.site, archive=archive, divergent=finding.divergent)
         await asyncio.sleep(0)
 
+    async def _empty(self, active: Endpoint, epoch: int) -> Progress | None:
+        """With a scope: the rest of the server stays where it is, so what is in scope is emptied in place."""
+        backend, scope = self.component.backend, self.component.backend.parameters.scope
+        if scope is None or (await backend.record()).role is not DataRole.REBUILDING:
+            return None
+        if not await self.component.running(active):
+            return Progress.pending(backend.message or "the server is starting", 50)
+        await empty(backend, scope)
+        if self._rebuilt is None or self._rebuilt.epoch != epoch:
+            self._rebuilt = _Rebuilt(epoch, await run_blocking(_newest, backend.server.layout))
+        await backend.save(Record(epoch=epoch))
+        return None
 
-def _put_aside(layout: Layout, finding: Assessment, epoch: int) -> Path:
+
+def _copy(data: Path, target: Path) -> None:
+    """The rest of the server stays: what is put aside is a copy, whole before it has its name."""
+    part = target / "data.part"
+    try:
+        shutil.copytree(data, part)
+        sync_tree(part)
+    except OSError:
+        shutil.rmtree(target, ignore_errors=True)  # what it was copied from is still there
+        raise
+    part.rename(target / "data")
+
+
+def _newest(layout: Layout) -> str:
+    """The archive of a rebuild that another run of the driver began."""
+    return max((str(path) for path in layout.archive.glob("*-epoch*")), default="")
+
+
+def _put_aside(layout: Layout, finding: Assessment, epoch: int, whole: bool) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = layout.archive / f"{stamp}-epoch{epoch}"
     number = 1
@@ -160,7 +203,10 @@ def _put_aside(layout: Layout, finding: Assessment, epoch: int) -> Path:
         "read what was only here with: mariadb-binlog --gtid-strict-mode=0 data/binlog.*\n",
         encoding="utf-8",
     )
-    layout.data.rename(target / "data")
+    if whole:
+        layout.data.rename(target / "data")
+    else:
+        _copy(layout.data, target)
     for directory in (target, layout.archive, layout.root):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -64,6 +64,8 @@ class Standby:
         Raises:
             NeedsResyncError: The histories do not fit. SqlError: This server does not answer.
         """
+        if (await self.backend.record()).role is DataRole.REBUILDING:
+            raise NeedsResyncError("its scope is being rebuilt and is not whole: Resync goes on with it")
         self.held = False
         self._finished = False
         async with self._receiver:
@@ -134,10 +136,23 @@ class Standby:
             wait = self.backend.engine.wait_applied(now.received, APPLY_WAIT_S)
             if int((await control.row(wait, timeout_s=APPLY_WAIT_S + 2))["r"]) != 0:
                 return False
+        await self._log_skipped(control)
         self._finished = True
         await control.run(self.backend.engine.stop_following, self.backend.engine.forget_source)
         self.source = None
         return True
+
+    async def _log_skipped(self, control: Session) -> None:
+        """What the scope's filters kept out gets its name into the binary log, which others will be built from."""
+        if self.backend.parameters.scope is None:
+            return
+        _, logged, everything = await positions(control)
+        if statements := self.backend.engine.log_skipped(logged, everything):
+            side = await self.backend.side_session("skipped")
+            try:
+                await side.run(*statements)
+            finally:
+                side.close()
 
     async def tend(self, seen: Observation) -> None:
         """After each observation: keeps the evidence true, gains it, and reconnects sooner than MariaDB would."""

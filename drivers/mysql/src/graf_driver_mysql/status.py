@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from graf_driver_sdk.types import Follower, Health, Role, Status
 
+from graf_driver_mysql.accounts import Account
 from graf_driver_mysql.backend import Mode
 from graf_driver_mysql.engine import Engine
 from graf_driver_mysql.observe import Observation
 from graf_driver_mysql.rate import ApplyRate
 from graf_driver_mysql.record import DataRole, Record
+from graf_driver_mysql.scope import Scope
 
 
 def down(mode: Mode, wanted: Role, record: Record, reason: str, message: str) -> Status:
@@ -46,6 +49,8 @@ def promotable(mode: Mode, record: Record, caught_up: bool, reason: str, seen: O
         return False, delayed(seen.replica.delay_s)
     if record.role is DataRole.ACTIVE:
         return True, ""
+    if record.role is DataRole.REBUILDING:
+        return False, "its scope is being rebuilt and is not whole"
     if record.role is DataRole.NONE:
         return False, "empty: it never followed an active site"
     return caught_up, "" if caught_up else reason
@@ -84,6 +89,14 @@ def accepting(mode: Mode, seen: Observation, in_force: tuple[str, ...]) -> bool:
     if mode is not Mode.ACTIVE or seen.read_only:
         return False
     return len(in_force) <= 1 or seen.semi_sync.clients > 0
+
+
+def scope_facts(scope: Scope, locked: Mapping[Account, str]) -> dict[str, str]:
+    """What is replicated, and whom the driver has locked out."""
+    return {
+        "scope": str(scope),
+        "locked_accounts": "; ".join(f"{user}@{host}: {why}" for (user, host), why in sorted(locked.items())),
+    }
 
 
 def facts(engine: Engine, seen: Observation, record: Record, rate: ApplyRate) -> dict[str, str]:
@@ -136,6 +149,7 @@ def running(
     followers: tuple[Follower, ...],
     trouble: str,
     rate: ApplyRate,
+    more: Mapping[str, str],
 ) -> Status:
     """A server that answered just now."""
     what = role(mode, wanted, seen, held)
@@ -154,6 +168,6 @@ def running(
         synchronous_set=frozenset(in_force),
         followers=followers if what is Role.ACTIVE else (),
         message=message,
-        facts=facts(engine, seen, record, rate),
+        facts={**facts(engine, seen, record, rate), **more},
         predicted_activation_ms=activation_ms(seen, rate),
     )

@@ -68,7 +68,7 @@ class Watch:
             self.trouble = ""
             return
         self.rate.see(seen, asyncio.get_running_loop().time())
-        trouble = await self.component.active.mend(seen)
+        trouble = await self.component.active.mend(seen) or self.component.guard.trouble
         if self._tending is None or self._tending.done():
             self._tending = asyncio.create_task(self._tend(seen))
         replica = seen.replica
@@ -90,10 +90,11 @@ class Watch:
         )
 
     async def _tend(self, seen: Observation) -> None:
-        try:
-            await self.component.standby.tend(seen)
-        except SqlError as error:
-            logs.event(log, "tending failed", site=self.component.site, cause=str(error))
+        for tend in (self.component.standby.tend, self.component.guard.tend):
+            try:
+                await tend(seen)
+            except SqlError as error:
+                logs.event(log, "tending failed", site=self.component.site, cause=str(error))
 
     def _tell(self, loud: tuple[object, ...], trouble: str, quiet: tuple[object, ...] = ()) -> None:
         now = asyncio.get_running_loop().time()
