@@ -111,8 +111,9 @@ workload-sanity: programs ## The conformance kit against the workload driver, ho
 redis-sanity: $(SETUP) ## The conformance kit against two real Redis servers (a minute)
 	.venv/bin/python -m pytest -q drivers/examples/redis/tests/conformance/check_contract.py
 
-mysql-sanity: $(SETUP) ## The conformance kit against two real MariaDB servers, then two of MySQL (minutes)
+mysql-sanity: $(SETUP) ## The conformance kit against two real MariaDB servers (whole, then a scope), then two of MySQL (minutes)
 	.venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
+	GRAF_SANITY_SCOPE=1 .venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
 	GRAF_SANITY_ENGINE=mysql .venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
 
 mysql-lts-sanity: $(SETUP) ## The same against two servers of MySQL 8.4, which come from Ubuntu (minutes)

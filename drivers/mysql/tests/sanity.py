@@ -1,7 +1,8 @@
 """What graf-driver-sanity needs to know of mysql, with two real servers: `make mysql-sanity`.
 
 MariaDB's, or with `GRAF_SANITY_ENGINE=mysql` those of the MySQL that `tools/mysql_server.sh` got: 9, or with
-`GRAF_SANITY_MYSQL=8.4` the long-term release.
+`GRAF_SANITY_MYSQL=8.4` the long-term release. With `GRAF_SANITY_SCOPE=1` one database of each is the component and
+another one is the site's own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if ENGINE == "mysql":
     if not (MYSQL / "mysqld").is_file():
         raise FileNotFoundError(f"{MYSQL}/mysqld is missing: run `tools/mysql_server.sh {SERIES}`")
     os.environ["PATH"] = f"{MYSQL}:{os.environ['PATH']}"
+SCOPED = os.environ.get("GRAF_SANITY_SCOPE") == "1"
+SCOPE = {"databases": ["app"], "local": [{"database": "sitelog", "user": "sitelog"}]}
 PASSWORD = "it-is-a-secret-of-mysql"
 BASE = Path(tempfile.mkdtemp(prefix="gsm-", dir="/tmp"))
 
@@ -43,7 +46,7 @@ def side(name: str, number: int) -> Side:
     """One site's driver and server."""
     credentials = BASE / "credentials"
     credentials.mkdir(exist_ok=True)
-    for what in ("replication", "application"):
+    for what in ("replication", "application", "local"):
         (credentials / f"{what}-password").write_text(PASSWORD + "\n")
     parameters: dict[str, Any] = {
         "replicationAddress": "127.0.0.1",
@@ -56,6 +59,7 @@ def side(name: str, number: int) -> Side:
         "credentialsDir": str(credentials),
         "application": {"database": "app", "user": "app"},
         "engine": ENGINE,
+        **({"scope": SCOPE} if SCOPED else {}),
     }
     command = (sys.executable, "-c", "from graf_driver_mysql.main import main; raise SystemExit(main())")
     return Side(name, command=command, parameters=parameters)
@@ -92,7 +96,7 @@ def config() -> Config:
     """Both sites."""
     east, west = side("east", 20), side("west", 30)
     return Config(
-        name=f"mysql on {ENGINE}",
+        name=f"mysql on {ENGINE}{', a part of the server' if SCOPED else ''}",
         component="db",
         site=east,
         peer=west,

@@ -201,6 +201,33 @@ async def test_a_rebuild_replaces_what_is_in_scope_and_keeps_the_rest(scoped_lab
     await lab.until("the new row at east", lambda: lab.east.numbers() == {1, 3, 5})
 
 
+async def test_a_tail_that_cannot_be_cut_off_is_put_aside_and_the_sites_own_stays(scoped_lab: Any) -> None:
+    """A statement that changes a table cannot be rolled back at recovery: the failed active comes back diverged."""
+    lab = scoped_lab
+    await lab.up()
+    insert(lab.east, 1)
+    note(lab.east, 1)
+    await lab.until("the row at west", lambda: lab.west.position() == lab.east.position())
+    await lab.west.standby.hold()
+    hung = threading.Thread(target=lambda: _until_error(lambda: run(lab.east.client(), "CREATE TABLE tail (n INT)")))
+    hung.start()
+
+    async def waits() -> bool:
+        return (await lab.east.status()).facts["semi_sync_waiting"] == "1"
+
+    await lab.until("it waits for the standby", waits)
+    await lab.east.crash()
+    await asyncio.to_thread(hung.join, 10)
+    await lab.west.ensure(Role.ACTIVE, 2, "west")
+    assert (await lab.east.once(Role.INVALIDATED, 2, other=Role.ACTIVE)).completed
+    await lab.east.fenced_and_running(2)
+    assessment = await lab.east.driver.assess(lab.east.spec, lab.west.peer())
+    assert assessment.verdict is Verdict.DIVERGED, assessment
+    await _resynced(lab)
+    assert lab.east.sql("SHOW TABLES FROM app") == [("t",)]
+    assert (lab.east.numbers(), noted(lab.east)) == ({1}, {1})
+
+
 async def test_a_rebuild_that_was_broken_off_serves_nothing_and_is_gone_on_with(
     scoped_lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
