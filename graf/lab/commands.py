@@ -69,12 +69,19 @@ def up(
     wait_pods: Annotated[bool, typer.Option(help="Wait until GRAF's Pods are ready.")] = True,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the Pods.")] = lifecycle.POD_TIMEOUT_S,
     volume: Annotated[bool, typer.Option("--volume", help="A new lab: the group gets a volume (driver pv).")] = False,
+    scope: Annotated[bool, typer.Option("--scope", help="A new lab: the group has a part of each server.")] = False,
 ) -> None:
     """Bring the lab up; on a lab that is up, repair what is missing and change nothing else."""
     with errors_told():
         with progress() as tell:
             result = lifecycle.up(
-                name, index=index, tell=tell, pods=wait_pods, pod_timeout_s=timeout, with_volume=volume
+                name,
+                index=index,
+                tell=tell,
+                pods=wait_pods,
+                pod_timeout_s=timeout,
+                with_volume=volume,
+                with_scope=scope,
             )
         total = sum(result.seconds.values())
         if result.changes:

@@ -24,7 +24,7 @@ from graf.lab.topology import MANAGEMENT, MANAGER_NODE_PORT, SITES, Topology
 
 NAMESPACE = "graf-system"
 BASES = REPOSITORY / "gitops" / "bases"
-_DATABASE_SECRET = ("replication-password", "application-password")
+_DATABASE_SECRET = ("replication-password", "application-password", "local-password")
 
 
 def controller_config(topology: Topology, location: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from graf.lab import daemons, process, volume
+from graf.lab import daemons, process, scope, volume
 from graf.lab.build import REPOSITORY
 from graf.lab.errors import LabError
 from graf.lab.topology import MANAGEMENT, Topology
@@ -43,6 +43,8 @@ def ensure_repository(topology: Topology) -> bool:
                 manifest.write_text(localise(manifest.read_text(), topology))
         if volume.has_volume(topology):
             volume.add_to_example(work, topology)
+        if scope.has_scope(topology):
+            scope.add_to_example(work)
         _git(work, "init", "--quiet", "--initial-branch=main")
         _git(work, "add", "--all")
         _git(work, *_IDENTITY, "commit", "--quiet", "-m", "Start with the example of the GRAF repository")

@@ -23,6 +23,7 @@ from graf.lab import (
     liveness,
     network,
     process,
+    scope,
     site,
     volume,
 )
@@ -66,6 +67,7 @@ def up(
     pods: bool = True,
     pod_timeout_s: float = POD_TIMEOUT_S,
     with_volume: bool = False,
+    with_scope: bool = False,
 ) -> UpResult:
     """Bring a lab up, or complete and repair one that is.
 
@@ -76,19 +78,20 @@ def up(
         pods: Wait until GRAF's Pods are ready; False: only until the nodes are.
         pod_timeout_s: How long to wait for the Pods.
         with_volume: The example's group of a new lab gets a volume; a lab keeps what it was made with.
+        with_scope: The group of a new lab has a part of each database server; a lab keeps what it was made with.
 
     Raises:
         LabError: Something is missing or does not come up.
     """
     checks.machine()
     with exclusive(name):
-        state = _state_of(name, index, with_volume, tell)
+        state = _state_of(name, index, with_volume, with_scope, tell)
         result = UpResult(state.topology, checks.raise_limits())
         _Up(state.topology, result, tell).run(pods, pod_timeout_s)
         return result
 
 
-def _state_of(name: str, index: int | None, with_volume: bool, tell: Tell) -> LabState:
+def _state_of(name: str, index: int | None, with_volume: bool, with_scope: bool, tell: Tell) -> LabState:
     """Find the lab's record, clear the leftovers of a dead one, or write a new one."""
     state = LabState.read(name)
     if state is not None and not state.survived_boot:
@@ -108,6 +111,12 @@ def _state_of(name: str, index: int | None, with_volume: bool, tell: Tell) -> La
                 "which components its group has is for the whole life of a lab",
                 f"graf lab down --name {name}, or another lab: graf lab up --name volume --volume",
             )
+        if with_scope and not scope.has_scope(state.topology):
+            raise LabError(
+                f"lab {name!r} is up without a scope",
+                "a server's data is made for one scope, for the whole life of a lab",
+                f"graf lab down --name {name}, or another lab: graf lab up --name scope --scope",
+            )
         return state
     used = {other.topology.index: other.topology.name for other in all_labs()}
     ours = [other.topology.host_link for other in all_labs()]
@@ -119,6 +128,8 @@ def _state_of(name: str, index: int | None, with_volume: bool, tell: Tell) -> La
     state.write()
     if with_volume:
         volume.remember(state.topology)
+    if with_scope:
+        scope.remember(state.topology)
     return state
 
 

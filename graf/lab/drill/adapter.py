@@ -24,7 +24,7 @@ from graf.lab.topology import MANAGEMENT
 DATABASE_PATTERN = r"(^|/)(mariadbd|mysqld)( |$)"
 DATABASE_PORT = 3306
 MANAGER_PATTERN = r"(^|/)graf-manager( |$)"
-SECRET, SECRET_KEY = "graf-mysql", "application-password"
+SECRET, SECRET_KEY, LOCAL_KEY = "graf-mysql", "application-password", "local-password"
 HOLD_TABLE = "graf_drill_hold"
 WRITER, WRITER_DIR = "volume-writer", "/var/lib/graf/volume-writer"
 
@@ -58,12 +58,18 @@ class RealLab:
         return Path(f"/proc/{holder}/root/run/graf/drivers") if holder else Path("/nonexistent")
 
     def application_password(self, location: str) -> str:
+        return self._password(location, SECRET_KEY, "the drill's clients write as the application's user")
+
+    def local_password(self, location: str) -> str:
+        return self._password(location, LOCAL_KEY, "the drill writes as the site's own account")
+
+    def _password(self, location: str, key: str, why: str) -> str:
         text = self._lab.kubectl(location, "-n", "graf-system", "get", "secret", SECRET, "-o", "json")
-        encoded = json.loads(text).get("data", {}).get(SECRET_KEY)
+        encoded = json.loads(text).get("data", {}).get(key)
         if not encoded:
             raise DrillError(
-                f"the Secret {SECRET} of {location} has no {SECRET_KEY}",
-                "the drill's clients write as the application's user",
+                f"the Secret {SECRET} of {location} has no {key}",
+                why,
                 "take the lab down and up again: graf lab down && graf lab up",
             )
         return base64.b64decode(encoded).decode().strip()

@@ -43,6 +43,9 @@ class DrillLab(Protocol):
     def application_password(self, location: str) -> str:
         """Password of the application's database user, from the Secret of a location's cluster."""
 
+    def local_password(self, location: str) -> str:
+        """Password of the site's own account beside a scope, from the same Secret."""
+
     def spawn(self, location: str, argv: Sequence[str], stderr: Path) -> subprocess.Popen[bytes]:
         """Starts a program in a location's network with the clients' share of CPU; its standard input is a pipe."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from graf.crd.group import RedundancyGroup
+from graf.lab.drill import table_scope as scoped
 from graf.lab.drill.errors import StepError
 from graf.lab.drill.model import Check
 from graf.lab.drill.session import (
@@ -325,6 +326,11 @@ def switchover(session: Session) -> None:
     session.window("both moves", start, session.gap_limit_ms)
 
 
+def table_scope(session: Session) -> None:
+    """The active site is lost where the group has a part of the database, with a tail that cannot be cut off."""
+    scoped.play(session, _take_over, _return)
+
+
 def _move(session: Session, target: str) -> None:
     name = request_switchover(session.api, session.group_name, target, "drill switchover")
     operation = follow(session.api, name, 90.0, lambda _: None)
@@ -360,6 +366,12 @@ SCENARIOS: dict[str, Scenario] = {
             "the active's volume is lost, then its whole site; needs graf lab up --volume",
             (_THERE, _BACK, _THERE, _BACK),
             volume_loss,
+        ),
+        Scenario(
+            "table-scope",
+            "site lost where the group has a part of the database; needs graf lab up --scope",
+            (_THERE, _BACK),
+            table_scope,
         ),
     )
 }

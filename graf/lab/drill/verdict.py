@@ -25,7 +25,7 @@ BLIND_LIMIT_MS = 500.0
 # Largest gap_ms_max by scenario and profile. `db-crash`, `switchover` and `manager-loss` wait for no time-out of the
 # lease, so the profile does not matter to them.
 _BY_PROFILE = {"metro": 1_200.0, "regional": 3_000.0, "wan": 9_000.0}
-_SILENT_LOSS = ("site-loss", "site-partition", "site-freeze", "standby-loss", "volume-loss")
+_SILENT_LOSS = ("site-loss", "site-partition", "site-freeze", "standby-loss", "volume-loss", "table-scope")
 _FIXED = {"db-crash": 300.0, "switchover": 200.0, "manager-loss": 300.0}
 
 
