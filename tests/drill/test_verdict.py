@@ -150,7 +150,7 @@ def test_what_is_allowed_passes_and_one_more_fails(evidence: Evidence, allowed: 
         ("site-freeze", "wan", 9_000.0),
         ("standby-loss", "metro", 1_200.0),
         ("volume-loss", "metro", 1_200.0),
-        ("table-scope", "metro", 1_200.0),
+        ("table-scope", "metro", 1_700.0),
         ("db-crash", "regional", 300.0),
         ("switchover", "wan", 200.0),
         ("manager-loss", "metro", 300.0),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,9 @@ from graf.lab.drill.netns import connect_in
 from graf.lab.drill.session import Session
 from graf.lab.scope import LOCAL_DATABASE, LOCAL_USER, TABLE, TABLES_DATABASE
 
-TAIL_S = 0.1  # for so long the change of a table waits before the site is lost; the set is not shrunk that fast
+TAIL_S = 0.5  # within this the change of a table must wait for the standby; the set is not shrunk much faster
+TAIL_POLL_S = 0.003
+WAITS = "semi-sync"  # in the state of a session that waits for an acknowledgement
 LOCAL_PAUSE_MS = 5_000.0
 BESIDE = "drill_cache"  # a table of the listed one's database that is not listed itself
 ORDERS = 20
@@ -99,40 +102,38 @@ class _Run:
     # -- what is done ----------------------------------------------------------------------------------------
 
     def _prepare_tables(self) -> None:
-        for statement in (
+        self._ask(
+            self.session.preferred,
             f"CREATE TABLE IF NOT EXISTS {TABLES_DATABASE}.{TABLE} (run BIGINT UNSIGNED, n INT, PRIMARY KEY (run, n))",
             f"CREATE TABLE IF NOT EXISTS {TABLES_DATABASE}.{BESIDE} (run BIGINT UNSIGNED PRIMARY KEY)",
             f"INSERT INTO {TABLES_DATABASE}.{BESIDE} VALUES ({self.session.workload.run_id})",  # noqa: S608
-        ):
-            self._ask(self.session.preferred, statement)
+        )
 
     def _order(self, site: str, first: int) -> None:
         """Rows of the listed table, each acknowledged before the next."""
         run = self.session.workload.run_id
-        for number in range(first, first + ORDERS):
-            self._ask(site, f"INSERT INTO {TABLES_DATABASE}.{TABLE} VALUES ({run}, {number})")  # noqa: S608
+        into = f"INSERT INTO {TABLES_DATABASE}.{TABLE}"
+        self._ask(site, *(f"{into} VALUES ({run}, {number})" for number in range(first, first + ORDERS)))
 
     def _lose(self, active: str) -> int:
         """Kill -9 of everything at the active site while a change of a table waits for the standby."""
         session = self.session
         sites = (active, session.spare)
         with session.progress.step(f"fault: kill everything at {active} while a change of a table is unacknowledged"):
-            tail = _Tail(lambda: self._ask(active, f"CREATE TABLE {self._tail_name} (n INT)"))
+            tail = _Tail(self._connect(active), self._connect(active))
             start = session.inject(
                 "hold the replication between the sites",
                 lambda: session.lab.hold_replication(sites),
                 ("hold replication", session.lab.release_replication),
             )
-            tail.start()
-            tail.join(TAIL_S)
-            acknowledged = not tail.is_alive() and tail.done
+            state = tail.send(f"CREATE TABLE {self._tail_name} (n INT)")
             session.inject(
                 f"kill everything at {active}",
                 lambda: session.lab.kill(active),
                 (f"kill {active}", lambda: session.lab.start(active)),
             )
-        if acknowledged:
-            raise StepError("the change of a table was acknowledged although the replication was held")
+        if WAITS not in state:
+            raise StepError(f"the change of a table did not wait for the standby within {TAIL_S:g} s: {state}")
         return start
 
     # -- what must be so -------------------------------------------------------------------------------------
@@ -181,27 +182,48 @@ class _Run:
     def _check(self, name: str, good: bool, detail: str) -> None:
         self.session.checks.append(Check(name, good, detail))
 
-    def _ask(self, site: str, statement: str) -> list[tuple[Any, ...]]:
-        """As the application's user, at a site's own server."""
+    def _ask(self, site: str, *statements: str) -> list[tuple[Any, ...]]:
+        """As the application's user, at a site's own server; what the last statement answers."""
+        with contextlib.closing(self._connect(site)) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    def _connect(self, site: str) -> Any:
         application = self.component.parameters["application"]
         password = self.session.lab.application_password(self.session.spare)
         account = Account(str(application["user"]), password, str(application["database"]))
-        connection = connect_in(self.session.lab.namespace(site), HOST, PORT, account)
-        with contextlib.closing(connection), connection.cursor() as cursor:
+        return connect_in(self.session.lab.namespace(site), HOST, PORT, account)
+
+
+class _Tail:
+    """A statement whose answer does not come; what becomes of it is looked at afterwards.
+
+    Both connections are opened before anything is broken: there is no time for it then.
+    """
+
+    def __init__(self, writes: Any, looks: Any) -> None:
+        self._writes = writes
+        self._looks = looks
+
+    def send(self, statement: str) -> str:
+        """Sends it and returns when the server waits for the standby, or after TAIL_S; what it does then."""
+        threading.Thread(target=self._work, args=(statement,), name="tail", daemon=True).start()
+        state, end = "no answer", time.monotonic() + TAIL_S
+        with contextlib.closing(self._looks) as connection, connection.cursor() as cursor:
+            while WAITS not in state and time.monotonic() < end:
+                cursor.execute(
+                    "SELECT COALESCE(STATE, '') FROM information_schema.PROCESSLIST WHERE ID = %s",
+                    (self._writes.thread_id(),),
+                )
+                state = str((cursor.fetchone() or ("its session is gone",))[0])
+                time.sleep(TAIL_POLL_S)
+        return state
+
+    def _work(self, statement: str) -> None:
+        with (
+            contextlib.suppress(pymysql.err.Error, OSError),
+            contextlib.closing(self._writes) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute(statement)
-            return list(cursor.fetchall())
-
-
-class _Tail(threading.Thread):
-    """A statement whose answer does not come; what becomes of it is looked at afterwards."""
-
-    def __init__(self, ask: Callable[[], object]) -> None:
-        super().__init__(name="tail", daemon=True)
-        self._ask = ask
-        self.done = False
-
-    def run(self) -> None:
-        """Sends it."""
-        with contextlib.suppress(pymysql.err.Error, OSError):
-            self._ask()
-            self.done = True

@@ -25,7 +25,10 @@ BLIND_LIMIT_MS = 500.0
 # Largest gap_ms_max by scenario and profile. `db-crash`, `switchover` and `manager-loss` wait for no time-out of the
 # lease, so the profile does not matter to them.
 _BY_PROFILE = {"metro": 1_200.0, "regional": 3_000.0, "wan": 9_000.0}
-_SILENT_LOSS = ("site-loss", "site-partition", "site-freeze", "standby-loss", "volume-loss", "table-scope")
+_SILENT_LOSS = ("site-loss", "site-partition", "site-freeze", "standby-loss", "volume-loss")
+# A change of a table waits for the standby before the site is lost, for half a second at most.
+_SILENT_LOSS_WITH_TAIL = ("table-scope",)
+_TAIL_MS = 500.0
 _FIXED = {"db-crash": 300.0, "switchover": 200.0, "manager-loss": 300.0}
 
 
@@ -33,6 +36,8 @@ def gap_limit_ms(scenario: str, profile: str) -> float:
     """Largest `gap_ms_max` with which the scenario passes under the profile."""
     if scenario in _SILENT_LOSS:
         return _BY_PROFILE[profile]
+    if scenario in _SILENT_LOSS_WITH_TAIL:
+        return _BY_PROFILE[profile] + _TAIL_MS
     return _FIXED[scenario]
 
 
