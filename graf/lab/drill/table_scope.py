@@ -169,9 +169,14 @@ class _Run:
         there = {int(row[0]) for row in rows}
         lacking = set(range(2 * ORDERS)) - there
         self._check(f"{site} has every row of the listed table", not lacking, f"{len(lacking)} of {2 * ORDERS} missing")
-        name = self.tail.unanswered if self.tail is not None else ""
-        tail = self._ask(site, f"SHOW TABLES LIKE '{name}'")
-        self._check(f"{site} has nothing of the unacknowledged tail", not tail, name or "a table was being dropped")
+        if self.tail is None:
+            return
+        # Unanswered, so undone: a table that was being made is not there, one that was being dropped still is.
+        table, there = self.tail.table, bool(self._ask(site, f"SHOW TABLES LIKE '{self.tail.table}'"))
+        detail = (
+            f"{table} was being {'dropped' if self.tail.dropping else 'made'} and is {'' if there else 'not '}there"
+        )
+        self._check(f"{site} has nothing of the unacknowledged tail", there is self.tail.dropping, detail)
 
     @property
     def _tail_name(self) -> str:
@@ -205,7 +210,8 @@ class _Tail(threading.Thread):
         super().__init__(name="tail", daemon=True)
         self._connection = connection
         self._name = name
-        self.unanswered = ""  # the table that was being made at the end, "" when it was being dropped
+        self.table = name  # the one of the statement that has no answer
+        self.dropping = False
 
     def run(self) -> None:
         """Until the connection is lost."""
@@ -217,7 +223,7 @@ class _Tail(threading.Thread):
         ):
             while True:
                 number += 1
-                self.unanswered = f"{self._name}_{number}"
-                cursor.execute(f"CREATE TABLE {self.unanswered} (n INT)")
-                made, self.unanswered = self.unanswered, ""
-                cursor.execute(f"DROP TABLE {made}")
+                self.table, self.dropping = f"{self._name}_{number}", False
+                cursor.execute(f"CREATE TABLE {self.table} (n INT)")
+                self.dropping = True
+                cursor.execute(f"DROP TABLE {self.table}")
