@@ -172,11 +172,11 @@ class _Run:
         if self.tail is None:
             return
         # Unanswered, so undone: a table that was being made is not there, one that was being dropped still is.
-        table, there = self.tail.table, bool(self._ask(site, f"SHOW TABLES LIKE '{self.tail.table}'"))
+        table, kept = self.tail.table, bool(self._ask(site, f"SHOW TABLES LIKE '{self.tail.table}'"))
         detail = (
-            f"{table} was being {'dropped' if self.tail.dropping else 'made'} and is {'' if there else 'not '}there"
+            f"{table} was being {'dropped' if self.tail.dropping else 'made'} and is {'' if kept else 'not '}there"
         )
-        self._check(f"{site} has nothing of the unacknowledged tail", there is self.tail.dropping, detail)
+        self._check(f"{site} has nothing of the unacknowledged tail", kept is self.tail.dropping, detail)
 
     @property
     def _tail_name(self) -> str:
