@@ -51,7 +51,6 @@ class World:
         self.writers = {site: Writer(site) for site in ("east", "west")}
         self.orders = {site: [(n,) for n in range(2 * table_scope.ORDERS)] for site in self.writers}
         self.tail: dict[str, list[Any]] = {"east": [], "west": []}
-        self.dropping = False
         self.copied: list[Any] = []
         self.kept: list[Any] = [(RUN,)]
 
@@ -70,7 +69,7 @@ class World:
         component = table_scope.scoped_component(group(scoped=True))
         run = table_scope._Run(cast(Any, session), component, cast(Any, self.writers), lambda _: None, lambda _: None)
         monkeypatch.setattr(table_scope._Run, "_ask", lambda _, site, statement: self.ask(site, statement))
-        run.tail = cast(Any, type("Tail", (), {"table": "graf_drill_tail_7_1", "dropping": self.dropping}))
+        run.tail = cast(Any, type("Tail", (), {"table": "graf_drill_tail_7_1"}))
         run._judge(0)
         return [check for check in session.checks if not check.ok]
 
@@ -95,11 +94,6 @@ def _keep_tail(world: World) -> None:
     world.tail["east"].append(("graf_drill_tail_7",))
 
 
-def _drop_after_all(world: World) -> None:
-    world.dropping = True
-    world.tail["west"].append(("graf_drill_tail_7_1",))
-
-
 def _copy(world: World) -> None:
     world.copied.append((table_scope.BESIDE,))
 
@@ -119,7 +113,6 @@ def _pause(world: World) -> None:
         (_mix, "east has nothing of the other site's own"),
         (_lose_order, "east has every row of the listed table"),
         (_keep_tail, "east has nothing of the unacknowledged tail"),
-        (_drop_after_all, "east has nothing of the unacknowledged tail"),
         (_copy, "a table beside the listed one was not copied"),
         (_wipe, "it was not touched by the rebuild"),
         (_pause, "the own writes of west went on"),
