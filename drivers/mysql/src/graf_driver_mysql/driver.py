@@ -158,6 +158,7 @@ class MysqlDriver(Driver):
         """Ends the server with its driver."""
         if self._managed is not None:
             await self._managed.watch.stop()
+            await self._managed.resync.close()
             await self._managed.component.close()
 
     def _of(self, spec: Spec) -> _Managed:

@@ -26,6 +26,7 @@ class Engine(ABC):
     name: ClassVar[str]
     product: ClassVar[str]
     server: ClassVar[tuple[str, str]]  # program and Debian package
+    reader: ClassVar[tuple[str, str]]  # of binary logs: wanted, and not needed (see tail.py)
     programs: ClassVar[tuple[tuple[str, str], ...]]
     can_truncate: ClassVar[bool]  # recovery can cut off what is in the binary log and not committed in the engine
     ordered: ClassVar[bool]  # the parallel applier keeps the source's order of commits, whoever wrote them

@@ -61,6 +61,7 @@ class MariaDB(Engine):
     name = "mariadb"
     product = "MariaDB"
     server = ("mariadbd", "mariadb-server-core")
+    reader = ("mariadb-binlog", "mariadb-client")
     programs = (server, ("mariadb-install-db", "mariadb-server-core"), ("setpriv", "util-linux"))
     can_truncate = True
     ordered = False

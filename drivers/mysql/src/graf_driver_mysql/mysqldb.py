@@ -68,6 +68,7 @@ class MySQL(Engine):
     name = "mysql"
     product = "MySQL"
     server = ("mysqld", "mysql-server-core")
+    reader = ("mysqlbinlog", "mysql-client-core")
     programs = (server, ("setpriv", "util-linux"))
     can_truncate = False
     ordered = True

@@ -15,7 +15,9 @@ from graf_driver_sdk.blocking import run_blocking
 from graf_driver_sdk.errors import DriverError, NeedsResyncError, PreconditionError
 from graf_driver_sdk.types import Assessment, Progress, Resynced, ResyncStrategy, Role, Verdict
 
+from graf_driver_mysql import tail
 from graf_driver_mysql.backend import Mode
+from graf_driver_mysql.binlog import BinlogError
 from graf_driver_mysql.bootstrap import sync_tree
 from graf_driver_mysql.component import Component
 from graf_driver_mysql.history import History
@@ -58,6 +60,14 @@ class Resync:
         self.component = component
         self._rebuilt: _Rebuilt | None = None
         self._goal: _Goal | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._told = ""
+
+    async def close(self) -> None:
+        """Leaves nothing running; what is unfinished is begun anew by the next resync."""
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
 
     async def assess(self, active: Endpoint) -> Assessment:
         """The verdict against the active site; UNKNOWN where one of the two could not be asked."""
@@ -76,7 +86,15 @@ class Resync:
             return Assessment(Verdict.UNKNOWN, str(mine), message=f"the active site cannot be asked: {error}")
         if read_only:
             return Assessment(Verdict.UNKNOWN, str(mine), str(theirs), message=f"{active.site} is not active (yet)")
-        return Assessment(verdict(mine, theirs), str(mine), str(theirs), ", ".join(mine.beyond(theirs)))
+        divergent = ", ".join(mine.beyond(theirs))
+        message = self._told
+        if divergent:
+            number = mine.transactions_beyond(theirs)
+            message = (
+                f"{number} transactions are only here; REBUILD puts them aside below {backend.server.layout.archive}/, "
+                "as binary log and readable"
+            )
+        return Assessment(verdict(mine, theirs), str(mine), str(theirs), divergent, message)
 
     async def _ask(self, active: Endpoint) -> tuple[bool, History]:
         """Whether the active site is read-only (not active yet), and what it has."""
@@ -107,7 +125,37 @@ class Resync:
         if (pending := await self._empty(active, epoch)) is not None:
             return Resynced(pending)
         archive = self._rebuilt.archive if self._rebuilt is not None and self._rebuilt.epoch == epoch else ""
-        return Resynced(await self._catch_up(active, epoch), archive)
+        await self._begin_telling()
+        progress = await self._catch_up(active, epoch)
+        if progress.completed and self._telling is not None:
+            await asyncio.wait({self._telling}, timeout=APPLY_WAIT_S)
+            if not self._telling.done():
+                return Resynced(
+                    Progress.pending("what was only here is being written in a readable form", 200), archive
+                )
+        if progress.completed and self._told:
+            progress = Progress.done(self._told)
+        return Resynced(progress, archive)
+
+    async def _begin_telling(self) -> None:
+        """Beside the catching up, which it does not delay: a lone active may have written a lot."""
+        if self._telling is None:
+            archives = await asyncio.to_thread(tail.unfinished, self.component.backend.server.layout.archive)
+            self._telling = asyncio.create_task(self._tell(archives))
+
+    async def _tell(self, archives: tuple[Path, ...]) -> None:
+        backend = self.component.backend
+        for archive in archives:
+            try:
+                active = backend.engine.history(await asyncio.to_thread(tail.active_position, archive))
+                told = await run_blocking(tail.write, backend.engine, archive, active)
+            except (OSError, BinlogError, ValueError) as error:
+                # The data itself is safe in the archive; a copy that cannot be made must not keep the site away.
+                self._told = f"what was only here is in {archive}/data; a copy of that alone failed: {error}"
+                logs.event(log, "tail not written", logging.ERROR, site=backend.site, archive=archive, cause=str(error))
+                continue
+            self._told = str(told)
+            logs.event(log, "tail written", logging.WARNING, site=backend.site, told=str(told))
 
     async def _catch_up(self, active: Endpoint, epoch: int) -> Progress:
         component = self.component
@@ -155,6 +203,8 @@ class Resync:
             raise DriverError(f"the data could not be put aside: {error}", reason="archive-failed") from error
         await backend.save(Record(DataRole.NONE if whole else DataRole.REBUILDING, epoch=epoch))
         self._rebuilt = _Rebuilt(epoch, str(archive))
+        await self.close()
+        self._telling = None
         logs.event(log, "archived", logging.WARNING, site=backend.site, archive=archive, divergent=finding.divergent)
         await asyncio.sleep(0)
 
@@ -197,10 +247,10 @@ def _put_aside(layout: Layout, finding: Assessment, epoch: int, whole: bool) -> 
         number += 1
         target = layout.archive / f"{stamp}-epoch{epoch}-{number}"
     target.mkdir(parents=True)
-    (target / "graf-assessment.txt").write_text(
+    (target / tail.ASSESSMENT).write_text(
         f"put aside at {stamp}, epoch {epoch}\nverdict: {finding.verdict.name}\nlocal: {finding.local_position}\n"
         f"active: {finding.active_position}\nonly here: {finding.divergent}\n"
-        "read what was only here with: mariadb-binlog --gtid-strict-mode=0 data/binlog.*\n",
+        f"what was only here: {tail.FOLDER}/ (binary log of it, readable dump, index), once it is written\n",
         encoding="utf-8",
     )
     if whole:
