@@ -15,6 +15,7 @@ from graf_driver_sdk import logs
 from graf_driver_sdk.blocking import run_blocking
 
 from graf_driver_mysql import bootstrap, sql
+from graf_driver_mysql.credentials import Credentials
 from graf_driver_mysql.observe import Observation, observe
 from graf_driver_mysql.parameters import Endpoint, Parameters
 from graf_driver_mysql.record import DataRole, Record, RecordFile
@@ -43,6 +44,7 @@ class Backend:
         self.parameters = parameters
         self.server = Server(site, parameters, self._died)
         self.engine = self.server.engine
+        self.credentials = Credentials(site, self.engine, parameters)
         self.mode = Mode.DOWN
         self.run = 0  # counts starts of the server: evidence of one run means nothing in the next
         self.seen: Observation | None = None
@@ -84,9 +86,7 @@ class Backend:
 
     async def remote_session(self, peer: Endpoint, timeout_s: float = 1.0) -> Session:
         """A session at another site; the caller closes it. Raises SqlError."""
-        path = self.parameters.replication_password_file
-        password = (await asyncio.to_thread(path.read_text, encoding="utf-8")).strip()
-        return await sql.remote(self.engine, peer, password, timeout_s)
+        return await self.credentials.session(peer, timeout_s)
 
     async def start(self, *, truncate: bool) -> None:
         """Starts the server without a role: read-only, following nobody.

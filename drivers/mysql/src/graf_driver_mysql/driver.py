@@ -29,6 +29,7 @@ from graf_driver_sdk.types import (
 )
 
 from graf_driver_mysql import status as render
+from graf_driver_mysql import tls
 from graf_driver_mysql.backend import Mode
 from graf_driver_mysql.component import Component
 from graf_driver_mysql.engines import ENGINES, engine
@@ -38,6 +39,7 @@ from graf_driver_mysql.parameters import Parameters, parse, peer_conflicts, peer
 from graf_driver_mysql.programs import BootstrapError, MissingProgramError, program
 from graf_driver_mysql.record import RecordUnreadableError
 from graf_driver_mysql.resync import Resync
+from graf_driver_mysql.rotation import Rotation
 from graf_driver_mysql.server import StartFailedError
 from graf_driver_mysql.sql import SqlError
 from graf_driver_mysql.watch import Watch
@@ -53,7 +55,10 @@ class _Managed:
         self.component = Component(key.site, parameters, lambda: driver.notify(key))
         self.resync = Resync(self.component)
         self.watch = Watch(self.component, lambda: driver.notify(key))
+        self.rotation = Rotation(self.component)
+        self.component.backend.credentials.learned.append(driver.protect)
         self.watch.start()
+        self.rotation.start()
 
 
 class MysqlDriver(Driver):
@@ -87,6 +92,8 @@ class MysqlDriver(Driver):
             return [*error.problems, *problems]
         if missing := _missing(own.engine):
             problems.append(FieldProblem("engine", missing, "use an image with it, or another engine"))
+        if own.tls is not None:
+            problems.extend(await asyncio.to_thread(tls.problems, own.tls, own.replication_address))
         problems.extend(peer_conflicts(own, {peer.site: peer.parameters for peer in peers}))
         return problems
 
@@ -143,7 +150,7 @@ class MysqlDriver(Driver):
             backend.mode,
             component.wanted,
             record,
-            seen,
+            component.standby.steady(seen),
             held=component.standby.held,
             caught_up=component.standby.caught_up,
             reason=component.standby.reason,
@@ -151,13 +158,17 @@ class MysqlDriver(Driver):
             followers=component.active.followers(seen, peers, now_s),
             trouble=managed.watch.trouble,
             rate=managed.watch.rate,
-            more=render.scope_facts(scope, component.guard.locked) if scope is not None else {},
+            more={
+                **(render.scope_facts(scope, component.guard.locked) if scope is not None else {}),
+                **managed.rotation.facts,
+            },
         )
 
     async def close(self) -> None:
         """Ends the server with its driver."""
         if self._managed is not None:
             await self._managed.watch.stop()
+            await self._managed.rotation.stop()
             await self._managed.resync.close()
             await self._managed.component.close()
 

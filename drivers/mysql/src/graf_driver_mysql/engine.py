@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from graf_driver_mysql.history import History
-from graf_driver_mysql.values import Replica, SemiSync
+from graf_driver_mysql.text import quoted
+from graf_driver_mysql.tls import TlsFiles
+from graf_driver_mysql.values import Account, Replica, SemiSync
 
 if TYPE_CHECKING:
     from graf_driver_mysql.layout import Layout
@@ -44,6 +47,8 @@ class Engine(ABC):
     source_word: ClassVar[str]  # "Master" or "Source": so columns, counters and variables call the one that is followed
     replica_word: ClassVar[str]
     received_column: ClassVar[str]
+    reload_tls: ClassVar[str]  # reads the certificates anew; never in the binary log
+    applies_while_changing: ClassVar[bool]  # replication gets another password while the applier runs
     acknowledged_counter: ClassVar[str]
 
     @property
@@ -140,6 +145,24 @@ class Engine(ABC):
             receive_errno=int(row["Last_IO_Errno"] or 0),
             apply_error=row["Last_SQL_Error"] or "",
             delay_s=int(row.get("SQL_Delay") or 0),
+            tls=self._channel_tls(row),
+        )
+
+    def _channel_tls(self, row: Row) -> TlsFiles | None:
+        """What replication verifies and shows; None where it would not verify."""
+        prefix = f"{self.source_word}_SSL"
+        if row.get(f"{prefix}_Allowed") != "Yes" or row.get(f"{prefix}_Verify_Server_Cert") != "Yes":
+            return None
+        return TlsFiles(*(Path(row[f"{prefix}_{what}"]) for what in ("CA_File", "Cert", "Key")))
+
+    def channel_tls(self, files: TlsFiles | None) -> str:
+        """The part of the statement that points replication at a source: verified TLS, or none at all."""
+        prefix = f"{self.source_word.upper()}_SSL"
+        if files is None:
+            return f"{prefix}=0"
+        return (
+            f"{prefix}=1, {prefix}_CA={quoted(str(files.ca))}, {prefix}_CERT={quoted(str(files.cert))},"
+            f" {prefix}_KEY={quoted(str(files.key))}, {prefix}_VERIFY_SERVER_CERT=1"
         )
 
     @abstractmethod
@@ -170,6 +193,7 @@ class Engine(ABC):
             f"report_host = {site}\n"
             f"report_port = {parameters.port}\n"
             f"innodb_buffer_pool_size = {parameters.buffer_pool_mib}M\n"
+            f"{'' if parameters.tls is None else parameters.tls.server_settings()}"
             f"{self.settings}"
         )
 
@@ -199,3 +223,34 @@ class Engine(ABC):
     @abstractmethod
     def users(self, password: str) -> tuple[str, ...]:
         """The statements that prepare a fresh server: nobody without a password, the replication user."""
+
+    @abstractmethod
+    def read_account(self, user: str) -> str:
+        """The query for an account's state."""
+
+    @abstractmethod
+    def account(self, row: Row) -> Account:
+        """An account's state, from the row of ``read_account``."""
+
+    @abstractmethod
+    def accept_too(self, user: str, password: str, held: Account) -> tuple[str, ...]:
+        """The statements after which a password is accepted beside what is accepted now."""
+
+    @abstractmethod
+    def accept_only(self, user: str, password: str) -> tuple[str, ...]:
+        """The statements after which a password that is accepted is the only one; it is so at every moment."""
+
+    def account_requires(self, user: str, *, tls: bool) -> str:
+        """The statement: an account must show a certificate besides its password, or need not."""
+        return f"ALTER USER {quoted(user)}@'%' REQUIRE {'X509' if tls else 'NONE'}"
+
+    @abstractmethod
+    def change_password(self, password: str) -> tuple[str, ...]:
+        """The statements that give replication another password, from a stopped receiver to one that is started.
+
+        The applier runs before and after, and everything received is applied.
+        """
+
+    @abstractmethod
+    def start_following_with(self, password: str) -> tuple[str, ...]:
+        """The statements that start replication that is stopped, with a password that may be another one now."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pwd
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from graf_driver_mysql.parameters import HEARTBEAT_S, REPLICATION_USER, Endpoint
 from graf_driver_mysql.programs import bootstrap_run, program
 from graf_driver_mysql.scope import ENTER, escaped
 from graf_driver_mysql.text import quoted
+from graf_driver_mysql.values import Account
 
 if TYPE_CHECKING:
     from graf_driver_mysql.layout import Layout
@@ -81,6 +84,8 @@ class MariaDB(Engine):
     source_word = "Master"
     replica_word = "Slave"
     received_column = "Gtid_IO_Pos"
+    reload_tls = "FLUSH LOCAL SSL"
+    applies_while_changing = False
     acknowledged_counter = "get_ack"
 
     def history(self, text: str) -> History:
@@ -103,8 +108,41 @@ class MariaDB(Engine):
             f"SET GLOBAL gtid_slave_pos = {quoted(str(everything))}",
             f"CHANGE MASTER TO MASTER_HOST={quoted(source.host)}, MASTER_PORT={source.port},"
             f" MASTER_USER={quoted(REPLICATION_USER)}, MASTER_PASSWORD={quoted(password)},"
-            f" MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD={HEARTBEAT_S}",
+            f" MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD={HEARTBEAT_S},"
+            f" {self.channel_tls(parameters.tls)}",
         )
+
+    def change_password(self, password: str) -> tuple[str, ...]:
+        """It changes nothing while one of the threads runs."""
+        return (self.stop_applier, *self.start_following_with(password))
+
+    def start_following_with(self, password: str) -> tuple[str, ...]:
+        """A start with both threads stopped discards the relay log, with this or without."""
+        return (f"CHANGE MASTER TO MASTER_PASSWORD={quoted(password)}", self.start_following)
+
+    def read_account(self, user: str) -> str:
+        """``SHOW CREATE USER`` would have to be parsed."""
+        return f"SELECT Priv AS p FROM mysql.global_priv WHERE User = {quoted(user)} AND Host = '%'"  # noqa: S608
+
+    def account(self, row: Row) -> Account:
+        """One way in, or ``auth_or``: a list of ways, of which an empty one stands for the account's own."""
+        raw = json.loads(row["p"])
+        own = raw.get("authentication_string", "")
+        hashes = [way.get("authentication_string", own) for way in raw.get("auth_or", [{}])]
+        return Account(len(hashes) > 1, raw.get("ssl_type") == 2, tuple(hashes))
+
+    def accept_too(self, user: str, password: str, held: Account) -> tuple[str, ...]:
+        """Two at most, as with MySQL: PyMySQL, for one, follows a server to a second way in and to no third.
+
+        Where a rotation was overtaken, the oldest stays, which a site may still use. Hashes and not the password:
+        MariaDB writes the statement as it is into the binary log.
+        """
+        ways = " OR ".join(map(_way, (_hash(password), *held.hashes[-1:])))
+        return (f"ALTER USER {quoted(user)}@'%' IDENTIFIED VIA {ways}",)
+
+    def accept_only(self, user: str, password: str) -> tuple[str, ...]:
+        """One statement."""
+        return (f"ALTER USER {quoted(user)}@'%' IDENTIFIED VIA {_way(_hash(password))}",)
 
     def wait_applied(self, position: History, seconds: float) -> str:
         """``MASTER_GTID_WAIT`` gives -1 when the time is over."""
@@ -171,3 +209,13 @@ class MariaDB(Engine):
             f"CREATE USER {REPLICATION_USER}@'%' IDENTIFIED BY {quoted(password)};",
             f"GRANT REPLICATION SLAVE, BINLOG MONITOR, SLAVE MONITOR ON *.* TO {REPLICATION_USER}@'%';",
         )
+
+
+def _hash(password: str) -> str:
+    """As ``PASSWORD()`` gives it."""
+    once = hashlib.sha1(password.encode()).digest()  # noqa: S324 - the product's own
+    return "*" + hashlib.sha1(once).hexdigest().upper()  # noqa: S324
+
+
+def _way(hashed: str) -> str:
+    return f"mysql_native_password USING {quoted(hashed)}"

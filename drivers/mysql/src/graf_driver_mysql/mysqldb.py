@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from graf_driver_mysql.history import History
 from graf_driver_mysql.parameters import HEARTBEAT_S, REPLICATION_USER, Endpoint, Parameters
 from graf_driver_mysql.programs import bootstrap_run, program
 from graf_driver_mysql.text import quoted
+from graf_driver_mysql.values import Account
 
 if TYPE_CHECKING:
     from graf_driver_mysql.layout import Layout
@@ -88,6 +90,8 @@ class MySQL(Engine):
     source_word = "Source"
     replica_word = "Replica"
     received_column = "Retrieved_Gtid_Set"
+    reload_tls = "ALTER INSTANCE RELOAD TLS"
+    applies_while_changing = True
     acknowledged_counter = "yes_tx"  # commits that were acknowledged
 
     def history(self, text: str) -> History:
@@ -109,7 +113,41 @@ class MySQL(Engine):
             f"CHANGE REPLICATION SOURCE TO SOURCE_HOST={quoted(source.host)}, SOURCE_PORT={source.port},"
             f" SOURCE_USER={quoted(REPLICATION_USER)}, SOURCE_PASSWORD={quoted(password)},"
             f" SOURCE_AUTO_POSITION=1, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0,"
-            f" SOURCE_HEARTBEAT_PERIOD={HEARTBEAT_S}, GET_SOURCE_PUBLIC_KEY=1",
+            f" SOURCE_HEARTBEAT_PERIOD={HEARTBEAT_S}, GET_SOURCE_PUBLIC_KEY=1,"
+            f" {self.channel_tls(parameters.tls)}",
+        )
+
+    def change_password(self, password: str) -> tuple[str, ...]:
+        """The receiver's settings change while the applier runs, and its relay log stays."""
+        return (f"CHANGE REPLICATION SOURCE TO SOURCE_PASSWORD={quoted(password)}", self.start_receiver)
+
+    def start_following_with(self, password: str) -> tuple[str, ...]:
+        """The applier first: with both threads stopped, the change would discard the relay log."""
+        return (self.start_applier, *self.change_password(password))
+
+    def read_account(self, user: str) -> str:
+        """The second password is an attribute of the account."""
+        columns = "User_attributes AS a, ssl_type AS s"
+        return f"SELECT {columns} FROM mysql.user WHERE User = {quoted(user)} AND Host = '%'"  # noqa: S608
+
+    def account(self, row: Row) -> Account:
+        """Two at most; which passwords they are cannot be seen."""
+        kind = row["s"].decode() if isinstance(row["s"], bytes) else row["s"]
+        return Account("additional_password" in json.loads(row["a"] or "{}"), kind == "X509")
+
+    def accept_too(self, user: str, password: str, held: Account) -> tuple[str, ...]:
+        """With two already, a rotation was overtaken: the oldest stays, which a site may still use, and the one between
+        goes, which no site has shown to use.
+        """
+        keep = "" if held.several else " RETAIN CURRENT PASSWORD"
+        return (f"ALTER USER {quoted(user)}@'%' IDENTIFIED BY {quoted(password)}{keep}",)
+
+    def accept_only(self, user: str, password: str) -> tuple[str, ...]:
+        """The first makes it the current one where it is the old one: a Secret that was taken back."""
+        account = f"{quoted(user)}@'%'"
+        return (
+            f"ALTER USER {account} IDENTIFIED BY {quoted(password)}",
+            f"ALTER USER {account} DISCARD OLD PASSWORD",
         )
 
     def wait_applied(self, position: History, seconds: float) -> str:

@@ -14,6 +14,7 @@ from graf_driver_sdk.types import FieldProblem
 
 from graf_driver_mysql import scope as scopes
 from graf_driver_mysql.scope import Scope
+from graf_driver_mysql.tls import DEFAULT_DIR, TlsFiles
 
 DEFAULT_DATA_DIR = "/var/lib/graf/mysql"
 DEFAULT_SOCKET_DIR = "/run/graf/mysql"
@@ -26,7 +27,7 @@ SOCKET_NAME = "mariadb.sock"
 _KNOWN = {
     "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
     "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
-    "scope",
+    "scope", "tls", "applicationGraceS",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
@@ -50,6 +51,8 @@ class Parameters:
     parallel_threads: int = 4
     engine: str = "mariadb"
     scope: Scope | None = None  # None: the whole server
+    tls: TlsFiles | None = None  # None: in the clear
+    application_grace_s: int = 3600  # the application's old password is accepted for so long
 
     @property
     def socket(self) -> Path:
@@ -169,6 +172,8 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
         parallel_threads=reader.integer("parallelThreads", 0, 64, 4),
         engine=reader.choice("engine", ENGINE_NAMES),
         scope=scopes.read(raw.get("scope"), reader.problem),
+        tls=_tls(reader),
+        application_grace_s=reader.integer("applicationGraceS", 0, 30 * 86400, 3600),
     )
     _check_scope(reader, parameters)
     _check_secrets(reader, parameters)
@@ -215,6 +220,25 @@ def _check_scope(reader: _Reader, parameters: Parameters) -> None:
         )
 
 
+def _tls(reader: _Reader) -> TlsFiles | None:
+    """Where the files are. Validate looks into them; a server is fenced and activated whatever is in them."""
+    raw = reader.raw.get("tls")
+    if raw is None:
+        return None
+    if not isinstance(raw, Mapping) or not set(raw) <= {"ca", "cert", "key"}:
+        reader.problem("tls", "is not {ca, cert, key}", "set paths, or {} for a Secret at " + DEFAULT_DIR)
+        return None
+    inner = _Reader(raw)
+    files = TlsFiles(
+        ca=inner.path("ca", f"{DEFAULT_DIR}/ca.crt"),
+        cert=inner.path("cert", f"{DEFAULT_DIR}/tls.crt"),
+        key=inner.path("key", f"{DEFAULT_DIR}/tls.key"),
+    )
+    for problem in inner.problems:
+        reader.problem(f"tls.{problem.field}", problem.cause, problem.fix)
+    return files
+
+
 def _check_secrets(reader: _Reader, parameters: Parameters) -> None:
     for path in parameters.password_files:
         try:
@@ -257,6 +281,9 @@ def peer_conflicts(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> t
             problems.append(
                 FieldProblem("scope", f"site {site} has {_scope_text(scope)}", "list the same at all sites")
             )
+        if (raw.get("tls") is None) is not (own.tls is None):
+            has = "none" if raw.get("tls") is None else "one"
+            problems.append(FieldProblem("tls", f"site {site} has {has}", "set it at all sites or at none"))
     return tuple(problems)
 
 

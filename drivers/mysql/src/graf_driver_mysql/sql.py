@@ -14,10 +14,11 @@ import pymysql
 from pymysql.cursors import DictCursor
 
 from graf_driver_mysql.engine import Engine
-from graf_driver_mysql.parameters import REPLICATION_USER, Endpoint
+from graf_driver_mysql.parameters import REPLICATION_USER, Endpoint, Parameters
 from graf_driver_mysql.text import quoted
+from graf_driver_mysql.tls import TlsFiles, Verified, client_context
 
-__all__ = ["Row", "Session", "SqlError", "local", "quoted", "remote"]
+__all__ = ["Row", "Session", "SqlError", "local", "own", "quoted", "remote"]
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -149,11 +150,13 @@ async def local(engine: Engine, path: Path, name: str, timeout_s: float = 2.0) -
     return await _opened(Session(engine, connect, name), timeout_s)
 
 
-async def remote(engine: Engine, endpoint: Endpoint, password: str, timeout_s: float) -> Session:
-    """A session at another site as the replication user; raises SqlError."""
+async def remote(engine: Engine, endpoint: Endpoint, password: str, timeout_s: float, tls: TlsFiles | None) -> Session:
+    """A session at another site as the replication user, over TLS where there are files; raises SqlError."""
 
     def connect() -> pymysql.Connection[DictCursor]:
-        return pymysql.connect(
+        # The files are read for each connection: it is never older than they are.
+        secured: dict[str, Any] = {"ssl_disabled": True} if tls is None else {"ssl": client_context(tls)}
+        return (pymysql.Connection if tls is None else Verified)(
             host=endpoint.host,
             port=endpoint.port,
             user=REPLICATION_USER,
@@ -163,11 +166,24 @@ async def remote(engine: Engine, endpoint: Endpoint, password: str, timeout_s: f
             read_timeout=max(1, round(timeout_s)),
             cursorclass=DictCursor,
             charset="utf8mb4",
-            ssl_disabled=True,  # else PyMySQL loads the system's CA file for each connection: 25 ms
+            **secured,  # never neither: PyMySQL would load the system's CA file for each connection, 25 ms
         )
 
     name = f"{endpoint.site} ({endpoint.host}:{endpoint.port})"
     return await _opened(Session(engine, connect, name), timeout_s)
+
+
+async def own(engine: Engine, parameters: Parameters, user: str, password: str, *, tls: TlsFiles | None) -> Session:
+    """A session at this site's own server as one of its users: to know whether the password is accepted."""
+
+    def connect() -> pymysql.Connection[DictCursor]:
+        options: dict[str, Any] = {"unix_socket": str(parameters.socket), "ssl_disabled": True}
+        if tls is not None:  # an account that must show a certificate is not let in by the socket
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parameters.bind_address, parameters.bind_address)  # noqa: S104
+            options = {"host": host, "port": parameters.port, "ssl": client_context(tls, check_name=False)}
+        return pymysql.connect(user=user, password=password, connect_timeout=2, cursorclass=DictCursor, **options)
+
+    return await _opened(Session(engine, connect, f"own server as {user}"), 3.0)
 
 
 async def _opened(session: Session, timeout_s: float) -> Session:

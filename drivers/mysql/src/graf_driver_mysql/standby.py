@@ -32,6 +32,7 @@ log = logging.getLogger("graf.driver.mysql")
 CONNECT_WAIT_S = 0.3
 APPLY_WAIT_S = 1.0
 KICK_INTERVAL_S = 0.25
+RENEWAL_SEEN_S = 0.3  # an observation that was under way when replication got its new password is no older
 
 
 class Standby:
@@ -49,6 +50,9 @@ class Standby:
         self._parallel = False
         self._switching = False  # the applier was stopped here, to be started at once
         self._finished = False  # for promotion: everything received is applied, replication is being removed
+        self._password = ""  # what replication connects with, "" where it is not known
+        self._renewed_at = -1.0
+        self._renewing = False  # replication is being given another password, everything received being applied
         self._receiver = asyncio.Lock()  # one at a time starts or stops the receiver thread
         backend.on_death.append(self._died)
 
@@ -77,7 +81,8 @@ class Standby:
     async def _begin(self, source: Endpoint) -> None:
         control = self.backend.control
         now = await replica(control)
-        if now is None or (now.host, now.port) != (source.host, source.port):
+        wanted = (source.host, source.port, self.backend.parameters.tls)
+        if now is None or (now.host, now.port, now.tls) != wanted:
             await self._turn_to(source, now)
         elif now.receive_errno in self.backend.engine.gone_from_source and not now.receiving:
             await self._explain_1236(source, now)
@@ -86,7 +91,9 @@ class Standby:
         elif now.receiver == "No" and not now.apply_error:
             self.drop_evidence("replication had been stopped: its relay log is discarded at the start")
             self._parallel = self.backend.engine.ordered
-            await control.run(*self._how_to_apply(), self.backend.engine.start_following)
+            password = await self.backend.credentials.for_channel()
+            await control.run(*self._how_to_apply(), *self.backend.engine.start_following_with(password))
+            self._password = password
         elif not now.applying and not now.apply_error:
             await self._start_applier()
 
@@ -156,6 +163,9 @@ class Standby:
 
     async def tend(self, seen: Observation) -> None:
         """After each observation: keeps the evidence true, gains it, and reconnects sooner than MariaDB would."""
+        if self._renewing:
+            return
+        seen = self.steady(seen)
         now = seen.replica
         if self.backend.mode is not Mode.STANDBY or now is None or self.source is None or self._finished:
             return
@@ -257,9 +267,7 @@ class Standby:
             await control.run(self.backend.engine.stop_following)
         self._drop_remote()
         self.drop_evidence("has not caught up with the active yet")
-        password = await asyncio.to_thread(
-            self.backend.parameters.replication_password_file.read_text, encoding="utf-8"
-        )
+        password = await self.backend.credentials.for_channel()
         _, _, everything = await positions(control)
         # The record first: from here on this data is a standby's.
         await self.backend.save(replace(await self.backend.record(), role=DataRole.STANDBY))
@@ -270,9 +278,66 @@ class Standby:
             *self._how_to_apply(),
             # A semi-synchronous source switched on here would make the applier wait for acknowledgements.
             engine.acknowledge(False),
-            *engine.follow(source, self.backend.parameters, password.strip(), everything),
+            *engine.follow(source, self.backend.parameters, password, everything),
             engine.start_following,
         )
+        self._password = password
+
+    async def use_newest_password(self) -> None:
+        """Gives replication the file's password as soon as the active accepts it, and proves to it that it is in use.
+
+        Receiving pauses for a reconnection. What was received is applied before, so that nothing is lost with the relay
+        log, which MariaDB discards here, and the evidence stays true.
+
+        Raises:
+            SqlError: the active cannot be asked, or does not accept it yet: replication goes on as before.
+        """
+        credentials = self.backend.credentials
+        if self.source is None or self.held or self._finished:
+            credentials.hide()
+            return
+        newest = await credentials.newest()
+        if newest != self._password:
+            (await self.backend.remote_session(self.source)).close()
+            if credentials.accepted != newest or not await self._renew(newest):
+                return
+        await credentials.show(self.source)
+
+    def steady(self, seen: Observation) -> Observation:
+        """An observation in which the moment without an applier counts as what it is: a part of a new password.
+
+        A promotion that is asked for in it waits for the end of it, and finds everything applied.
+        """
+        now = seen.replica
+        fresh = self._renewing or asyncio.get_running_loop().time() - self._renewed_at < RENEWAL_SEEN_S
+        if now is None or now.applying or now.apply_error or not fresh:
+            return seen
+        return replace(seen, replica=replace(now, applying=True))
+
+    async def _renew(self, password: str) -> bool:
+        engine, control = self.backend.engine, self.backend.control
+        async with self._receiver:
+            now = await replica(control)
+            if self.held or self._finished or self.backend.mode is not Mode.STANDBY or now is None or not now.applying:
+                return False
+            self._renewing = True
+            try:
+                if now.receiver != "No":
+                    await stop_receiving(self.backend, now)
+                now = await replica(control) or now
+                if not engine.applies_while_changing and now.received:
+                    wait = engine.wait_applied(now.received, APPLY_WAIT_S)
+                    if int((await control.row(wait, timeout_s=APPLY_WAIT_S + 2))["r"]) != 0:
+                        await control.run(engine.start_receiver)  # tried again: acknowledging goes before
+                        return False
+                    self._switching = True
+                await control.run(*engine.change_password(password))
+                self._password, self._switching = password, False
+            finally:
+                self._renewing = False
+                self._renewed_at = asyncio.get_running_loop().time()
+        logs.event(log, "replication has the new password", site=self.backend.site)
+        return True
 
     def _how_to_apply(self) -> tuple[str, ...]:
         """Before the applier is started: in parallel only where that keeps the order."""
@@ -306,4 +371,5 @@ class Standby:
         self._finished = False
         self._parallel = self.backend.engine.ordered
         self._switching = False
+        self._password = ""
         self._drop_remote()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graf_driver_mysql.history import History
+from graf_driver_mysql.tls import TlsFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,16 @@ class Replica:
     receive_errno: int
     apply_error: str
     delay_s: int = 0  # it applies this much later on purpose
+    tls: TlsFiles | None = None  # what the connection verifies and shows; None: not verified
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How an account of the database is let in."""
+
+    several: bool  # more than one password is accepted
+    x509: bool  # a certificate of the group's authority is needed besides
+    hashes: tuple[str, ...] = ()  # of each password, where the product shows them
 
 
 @dataclass(frozen=True, slots=True)
