@@ -84,6 +84,7 @@ class MariaDB(Engine):
     source_word = "Master"
     replica_word = "Slave"
     received_column = "Gtid_IO_Pos"
+    no_copy = "a copy by mariadb-backup is not built: it must be run beside the active, and sent from there"
     reload_tls = "FLUSH LOCAL SSL"
     applies_while_changing = False
     acknowledged_counter = "get_ack"
@@ -183,6 +184,10 @@ class MariaDB(Engine):
         """``mariadb-install-db``, then the statements in bootstrap mode."""
         user = pwd.getpwuid(os.geteuid()).pw_name
         as_root = ["--user=root"] if os.geteuid() == 0 else []
+        # Each server removes temporary tables that it finds in /tmp when it starts, those of another one too.
+        temporary = layout.root / "tmp"
+        temporary.mkdir(exist_ok=True, mode=0o700)
+        common = [*_COMMON, f"--tmpdir={temporary}"]
         bootstrap_run(
             [
                 program("mariadb-install-db", "mariadb-server-core"),
@@ -192,12 +197,12 @@ class MariaDB(Engine):
                 f"--auth-root-socket-user={user}",
                 "--skip-test-db",
                 *as_root,
-                *_COMMON,
+                *common,
             ],
             "",
         )
         bootstrap_run(
-            [program(*self.server), "--no-defaults", "--bootstrap", f"--datadir={layout.template}", *as_root, *_COMMON],
+            [program(*self.server), "--no-defaults", "--bootstrap", f"--datadir={layout.template}", *as_root, *common],
             sql,
         )
 
