@@ -5,9 +5,9 @@ active, anything of `graf`, anything about another kind of component. Only ``gra
 library are imported.
 
 Reading order: ``driver.py`` (the contract's calls), ``component.py`` (which side acts), ``active.py`` and
-``standby.py`` (the sides), ``resync.py`` (the way back), ``tail.py`` with ``binlog.py`` (what was only here),
-``rotation.py`` with ``credentials.py``, ``passwords.py`` and ``tls.py`` (what the mounted Secrets say is in force),
-``recovery.py`` (the rule of a crash), ``backend.py`` and ``server.py`` (the process), ``engine.py`` with ``mariadb.py``
-and ``mysqldb.py`` (what differs between the products), ``observe.py`` and ``status.py`` (what is reported). Page:
-docs/reference/drivers/mysql.md.
+``standby.py`` (the sides), ``seed.py`` (data for an empty site), ``resync.py`` (the way back), ``tail.py`` with
+``binlog.py`` (what was only here), ``rotation.py`` with ``credentials.py``, ``passwords.py`` and ``tls.py`` (what the
+mounted Secrets say is in force), ``recovery.py`` (the rule of a crash), ``backend.py`` and ``server.py`` (the process),
+``engine.py`` with ``mariadb.py`` and ``mysqldb.py`` (what differs between the products), ``observe.py`` and
+``status.py`` (what is reported). Page: docs/reference/drivers/mysql.md.
 """

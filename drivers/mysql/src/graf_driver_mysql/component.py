@@ -18,6 +18,7 @@ from graf_driver_mysql.observe import positions
 from graf_driver_mysql.parameters import Endpoint, Parameters, peer_endpoint
 from graf_driver_mysql.record import DataRole
 from graf_driver_mysql.recovery import Start, choose
+from graf_driver_mysql.seed import Seed
 from graf_driver_mysql.sql import SqlError
 from graf_driver_mysql.standby import Standby
 
@@ -37,6 +38,7 @@ class Component:
         self.active = Active(self.backend)
         self.standby = Standby(self.backend)
         self.guard = Guard(self.backend)
+        self.seed = Seed(self.backend)
         self.wanted = Role.UNSPECIFIED
         self.peers: tuple[Peer, ...] = ()
         self._starting: asyncio.Task[None] | None = None
@@ -45,6 +47,8 @@ class Component:
         """Gives the server its role; see the SDK."""
         self.wanted = request.role
         self.peers = request.peers
+        if request.role is not Role.STANDBY:
+            await self.seed.abandon()
         if request.role is Role.ACTIVE:
             return await self._ensure_active(request)
         if request.role is Role.STANDBY:
@@ -57,10 +61,13 @@ class Component:
             self._starting.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self._starting
+        await self.seed.abandon()
         await self.backend.kill()
 
     async def running(self, active: Endpoint | None) -> bool:
         """Starts the server if the recovery rule allows; whether it runs now. Never longer than START_WAIT_S."""
+        if self.seed.swapping:
+            return False
         if self.backend.mode is Mode.DOWN:
             self._begin_start(active)
         if self._starting is not None:
@@ -153,6 +160,8 @@ class Component:
             return Progress.pending(self.backend.message or "the server is starting", 50)
         if active is None:
             return Progress.pending("no site is known to be active: there is nobody to follow", 200)
+        if copying := await self.seed.pending(active):
+            return Progress.pending(copying, 100)
         if await self.standby.follow(active):
             return Progress.done()
         return Progress.pending(f"{active.site} ({active.host}:{active.port}) does not answer yet", 100)

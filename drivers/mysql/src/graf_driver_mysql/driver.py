@@ -160,6 +160,7 @@ class MysqlDriver(Driver):
             rate=managed.watch.rate,
             more={
                 **(render.scope_facts(scope, component.guard.locked) if scope is not None else {}),
+                **component.seed.facts,
                 **managed.rotation.facts,
             },
         )

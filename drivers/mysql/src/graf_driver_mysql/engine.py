@@ -19,6 +19,7 @@ from graf_driver_mysql.values import Account, Replica, SemiSync
 if TYPE_CHECKING:
     from graf_driver_mysql.layout import Layout
     from graf_driver_mysql.parameters import Endpoint, Parameters
+    from graf_driver_mysql.sql import Session
 
 Row = dict[str, Any]
 
@@ -47,6 +48,7 @@ class Engine(ABC):
     source_word: ClassVar[str]  # "Master" or "Source": so columns, counters and variables call the one that is followed
     replica_word: ClassVar[str]
     received_column: ClassVar[str]
+    no_copy: ClassVar[str] = ""  # why a site is not bootstrapped by a physical copy
     reload_tls: ClassVar[str]  # reads the certificates anew; never in the binary log
     applies_while_changing: ClassVar[bool]  # replication gets another password while the applier runs
     acknowledged_counter: ClassVar[str]
@@ -223,6 +225,14 @@ class Engine(ABC):
     @abstractmethod
     def users(self, password: str) -> tuple[str, ...]:
         """The statements that prepare a fresh server: nobody without a password, the replication user."""
+
+    async def log_complete(self, session: Session) -> bool:
+        """Whether a server still has its binary log from the first transaction on."""
+        return True
+
+    def copy_from(self, source: Endpoint, password: str, tls: TlsFiles | None, target: Path) -> tuple[str, ...]:
+        """The statements by which this server copies another one into a folder."""
+        raise NotImplementedError(self.no_copy)
 
     @abstractmethod
     def read_account(self, user: str) -> str:

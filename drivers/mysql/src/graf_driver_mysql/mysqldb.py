@@ -16,7 +16,11 @@ from graf_driver_mysql.text import quoted
 from graf_driver_mysql.values import Account
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from graf_driver_mysql.layout import Layout
+    from graf_driver_mysql.sql import Session
+    from graf_driver_mysql.tls import TlsFiles
 
 _SAFETY = """\
 super_read_only = ON
@@ -37,6 +41,7 @@ sync_source_info = 10000
 plugin_load_add = auth_socket.so
 plugin_load_add = semisync_source.so
 plugin_load_add = semisync_replica.so
+plugin_load_add = mysql_clone.so
 rpl_semi_sync_source_enabled = OFF
 rpl_semi_sync_source_wait_point = AFTER_SYNC
 rpl_semi_sync_source_timeout = 4294967295
@@ -125,6 +130,23 @@ class MySQL(Engine):
         """The applier first: with both threads stopped, the change would discard the relay log."""
         return (self.start_applier, *self.change_password(password))
 
+    async def log_complete(self, session: Session) -> bool:
+        """Nothing was purged, and it was not copied from another one itself."""
+        return not (await session.row("SELECT @@global.gtid_purged AS p"))["p"]
+
+    def copy_from(self, source: Endpoint, password: str, tls: TlsFiles | None, target: Path) -> tuple[str, ...]:
+        """The clone plug-in; both servers must be of the same version."""
+        with_tls: tuple[str, ...] = ()
+        if tls is not None:
+            files = (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key))
+            with_tls = tuple(f"SET GLOBAL clone_ssl_{what} = {quoted(str(path))}" for what, path in files)
+        return (
+            f"SET GLOBAL clone_valid_donor_list = {quoted(f'{source.host}:{source.port}')}",
+            *with_tls,
+            f"CLONE INSTANCE FROM {quoted(REPLICATION_USER)}@{quoted(source.host)}:{source.port} IDENTIFIED BY"
+            f" {quoted(password)} DATA DIRECTORY = {quoted(str(target))} REQUIRE {'NO SSL' if tls is None else 'SSL'}",
+        )
+
     def read_account(self, user: str) -> str:
         """The second password is an attribute of the account."""
         columns = "User_attributes AS a, ssl_type AS s"
@@ -188,5 +210,5 @@ class MySQL(Engine):
         """REPLICATION CLIENT is what positions and the state of replication need."""
         return (
             f"CREATE USER {REPLICATION_USER}@'%' IDENTIFIED BY {quoted(password)};",
-            f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {REPLICATION_USER}@'%';",
+            f"GRANT REPLICATION SLAVE, REPLICATION CLIENT, BACKUP_ADMIN ON *.* TO {REPLICATION_USER}@'%';",
         )

@@ -27,7 +27,7 @@ SOCKET_NAME = "mariadb.sock"
 _KNOWN = {
     "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
     "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
-    "scope", "tls", "applicationGraceS",
+    "scope", "tls", "applicationGraceS", "copyAboveMiB",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
@@ -52,6 +52,7 @@ class Parameters:
     engine: str = "mariadb"
     scope: Scope | None = None  # None: the whole server
     tls: TlsFiles | None = None  # None: in the clear
+    copy_above_mib: int = 64  # a longer log is not replayed from its beginning where a copy can be made
     application_grace_s: int = 3600  # the application's old password is accepted for so long
 
     @property
@@ -173,6 +174,7 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
         engine=reader.choice("engine", ENGINE_NAMES),
         scope=scopes.read(raw.get("scope"), reader.problem),
         tls=_tls(reader),
+        copy_above_mib=reader.integer("copyAboveMiB", 0, 1 << 30, 64),
         application_grace_s=reader.integer("applicationGraceS", 0, 30 * 86400, 3600),
     )
     _check_scope(reader, parameters)

@@ -161,6 +161,8 @@ class Resync:
         component = self.component
         if not await component.running(active):
             return Progress.pending(component.backend.message or "the server is starting", 50)
+        if copying := await component.seed.pending(active):
+            return Progress.pending(copying, 100)
         if not await component.standby.follow(active):
             return Progress.pending(f"{active.site} ({active.host}:{active.port}) does not answer yet", 100)
         if not component.standby.caught_up:
