@@ -184,6 +184,45 @@ async def test_an_overtaken_rotation_does_not_lock_out_who_still_has_the_first(b
     assert not let_in(lab.east, "graf_repl", "second")
 
 
+async def test_with_a_scope_each_site_changes_its_own_accounts_outside_the_log(scoped_lab: Any, tmp_path: Path) -> None:
+    """The filters of a scope let no account through, and at a standby nothing else may be in the history."""
+    lab = own_secrets(scoped_lab, tmp_path)
+    for site in (lab.east, lab.west):
+        put(secret(site), "local", site.password)
+        site.parameters["applicationGraceS"] = 2.0
+    await lab.up()
+    old, new = lab.east.password, "the scope's next"
+    await lab.until("all of it at west", lambda: lab.west.position() == lab.east.position())
+    before = lab.east.position()
+
+    put(secret(lab.west), "replication", new)
+    await lab.until("west accepts the new one", lambda: let_in(lab.west, "graf_repl", new))
+    assert not let_in(lab.east, "graf_repl", new)
+
+    async def told() -> bool:
+        return "until the other site has accepted the new one" in (await lab.west.status()).facts.get("rotation", "")
+
+    await lab.until("west tells whom it waits for", told)
+    assert let_in(lab.west, "graf_repl", old)  # east may have to follow it with that one
+    put(secret(lab.east), "replication", new)
+    for site in (lab.east, lab.west):
+        await lab.until(f"the old one to end at {site.name}", lambda s=site: not let_in(s, "graf_repl", old), 20)
+        assert let_in(site, "graf_repl", new)
+
+    for site in (lab.east, lab.west):
+        for what in ("application", "local"):
+            put(secret(site), what, f"{what}'s new")
+        for user, what in (("app", "application"), ("sitelog", "local")):
+            await lab.until(f"{user}'s new one", lambda s=site, u=user, w=what: let_in(s, u, f"{w}'s new"))
+            await lab.until(f"the end of {user}'s old one", lambda s=site, u=user: not let_in(s, u, old))
+    assert lab.east.position() == lab.west.position() == before
+
+    await lab.east.crash()
+    await lab.west.ensure(Role.ACTIVE, 2, "west")
+    await lab.east.ensure(Role.STANDBY, 2)
+    await lab.east.promotable()
+
+
 async def test_new_certificates_are_loaded_by_the_running_server(lab: Any, tmp_path: Path) -> None:
     own_secrets(lab, tmp_path)
     group = certificates.authority(tmp_path / "group")

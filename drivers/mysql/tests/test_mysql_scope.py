@@ -8,6 +8,7 @@ from typing import Any
 import pymysql
 import pytest
 from graf_driver_mysql import resync as resync_module
+from graf_driver_mysql import tail
 from graf_driver_mysql.guard import INTERVAL_S
 from graf_driver_sdk.errors import DriverError, NeedsResyncError, PreconditionError
 from graf_driver_sdk.types import Health, ResyncStrategy, Role, Verdict
@@ -192,6 +193,10 @@ async def test_a_rebuild_replaces_what_is_in_scope_and_keeps_the_rest(scoped_lab
     assert assessment.divergent in archive.joinpath("graf-assessment.txt").read_text()
     assert list(archive.joinpath("data").glob("binlog.0*"))
     assert archive.joinpath("data", "app", "t.ibd").is_file()
+    index = archive.joinpath(tail.FOLDER, tail.INDEX).read_text()
+    assert "app.t" in index
+    assert "INSERT INTO app.t VALUES (2)" in index, "what was only here is told"
+    assert "sitelog" not in index, "and nothing of the site's own"
     assert lab.east.numbers() == {1, 3}
     assert lab.east.sql("SELECT n FROM shop.orders") == [(1,), (3,)]
     assert (noted(lab.east), noted(lab.west)) == ({1, 4}, {2})
@@ -256,6 +261,9 @@ async def test_a_rebuild_that_was_broken_off_serves_nothing_and_is_gone_on_with(
     archive = await _resynced(lab)
     assert archive in [str(path) for path in lab.east.root.joinpath("archive").iterdir()]
     assert len(list(lab.east.root.joinpath("archive").iterdir())) == 1
+    assert lab.east.root.joinpath("archive", archive, tail.FOLDER, tail.INDEX).is_file(), (
+        "told by the driver that went on with it"
+    )
     assert lab.east.numbers() == {1, 3}
     assert noted(lab.east) == {1}
 

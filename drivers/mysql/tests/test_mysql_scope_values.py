@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from graf_driver_mysql.accounts import Account, Accounts, wrong
 from graf_driver_mysql.bootstrap import initial_content
 from graf_driver_mysql.mariadb import MariaDB
-from graf_driver_mysql.parameters import parse, peer_conflicts
+from graf_driver_mysql.parameters import KNOWN, parse, peer_conflicts
 from graf_driver_mysql.scope import Local, Scope, read
 from graf_driver_sdk.errors import InvalidParametersError
 
@@ -44,6 +45,13 @@ def test_a_scope_is_read_and_written_into_the_configuration(tmp_path: Path) -> N
     assert "init_connect = CALL graf.enter()" in lines
     assert "replicate_wild_do_table = a\\_b.%" in lines
     assert "replicate_do_table = shop.orders" in lines
+
+
+def test_the_example_takes_every_parameter_that_the_driver_knows() -> None:
+    """A parameter that the DriverClass does not list is refused by the manager."""
+    example = Path(__file__).parents[3] / "gitops" / "example" / "driverclasses" / "mysql.yaml"
+    schema = yaml.safe_load(example.read_text())["spec"]["parametersSchema"]
+    assert set(schema["properties"]) == KNOWN
 
 
 def with_local(database: str, user: str) -> dict[str, Any]:

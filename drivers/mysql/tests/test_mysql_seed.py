@@ -2,10 +2,15 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from graf_driver_mysql.seed import Offer, choose
+from graf_driver_mysql.engines import engine
+from graf_driver_mysql.parameters import Endpoint
+from graf_driver_mysql.programs import BootstrapError
+from graf_driver_mysql.scope import Scope
+from graf_driver_mysql.seed import Offer, Seed, choose, no_copy
 from graf_driver_sdk.errors import PreconditionError
 from graf_driver_sdk.types import ResyncStrategy, Role
 
@@ -34,6 +39,19 @@ def test_the_method_is_chosen_by_size_and_version(
     choice = choose(offer, "9.7.0", can_copy=can_copy, above_mib=64, failed=failed)
     assert choice.copy is copies
     assert told in choice.why
+
+
+@pytest.mark.parametrize("known", ["mariadb", "mysql"])
+async def test_a_part_of_a_server_is_never_copied(known: str) -> None:
+    """Whatever the engine can: a copy takes the place of what belongs to the site."""
+    scoped = SimpleNamespace(
+        engine=engine(known), parameters=SimpleNamespace(scope=Scope(databases=("app",))), on_death=[]
+    )
+    why = no_copy(scoped)
+    assert "a part is in scope" in why
+    assert not choose(Offer("9.7.0", 65 * MIB, False), "9.7.0", can_copy=why, above_mib=64, failed="").copy
+    with pytest.raises(BootstrapError, match="a part is in scope"):
+        await Seed(scoped)._copy(Endpoint("west", "127.0.0.1", 1))
 
 
 async def test_mariadb_tells_why_it_replays_the_whole_log(lab: Any) -> None:

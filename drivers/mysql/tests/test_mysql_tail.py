@@ -158,3 +158,13 @@ async def test_the_tail_of_mysql_is_archived_with_an_index_and_a_dump_that_shows
     with pytest.raises(binlog.BinlogError, match="is no binary log"):
         tail.write(engine("mysql"), archive, active)
     assert not folder.exists()
+
+
+def test_an_archive_without_its_data_is_not_told(tmp_path: Path) -> None:
+    """A site that dies while its data is put aside does it anew; the first folder has nothing to tell of."""
+    for name in ("20260101T000000Z-epoch2", "20260101T000001Z-epoch2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / tail.ASSESSMENT).write_text("put aside\nverdict: DIVERGED\nactive: 1-1-1\n")
+    whole = tmp_path / "20260101T000001Z-epoch2"
+    (whole / "data").mkdir()
+    assert tail.unfinished(tmp_path) == (whole,)

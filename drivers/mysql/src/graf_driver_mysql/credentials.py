@@ -96,6 +96,15 @@ class Credentials:
         await self._shown.row(f"SELECT GET_LOCK('{name}', 0) AS got")
         self._shown_for = (active, newest)
 
+    def showing(self, password: str) -> bool:
+        """Whether another site accepted this password, and is shown that it is in use."""
+        return (
+            self._shown is not None
+            and not self._shown.broken
+            and self._shown_for is not None
+            and self._shown_for[1] == password
+        )
+
     def hide(self) -> None:
         """Ends the proof."""
         if self._shown is not None:

@@ -24,7 +24,7 @@ HEARTBEAT_S = 0.1  # the source's sign of life on an idle connection; it is also
 ENGINE_NAMES = ("mariadb", "mysql")
 SOCKET_NAME = "mariadb.sock"
 
-_KNOWN = {
+KNOWN = {
     "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
     "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
     "scope", "tls", "applicationGraceS", "copyAboveMiB",
@@ -146,10 +146,8 @@ class _Reader:
 def parse(raw: Mapping[str, Any]) -> Parameters:
     """Reads the parameters of this site; raises InvalidParametersError with every problem."""
     reader = _Reader(raw)
-    for field in sorted(set(raw) - _KNOWN):
-        reader.problem(
-            field, "is not a parameter of the mysql driver", f"remove it; known: {', '.join(sorted(_KNOWN))}"
-        )
+    for field in sorted(set(raw) - KNOWN):
+        reader.problem(field, "is not a parameter of the mysql driver", f"remove it; known: {', '.join(sorted(KNOWN))}")
     database, user = _application(reader)
     socket_dir = reader.path("socketDir", DEFAULT_SOCKET_DIR)
     if len(str(socket_dir / SOCKET_NAME)) > 100:

@@ -4,6 +4,10 @@ Only the active writes accounts; its standby gets them by replication. First the
 one. The old one ends when nobody needs it any more: for replication when every other site has proved, by a session that
 it opened with the new one, that it uses it (``credentials.py``); for the application when a time is over.
 
+With a scope the accounts are each site's own: they are not replicated, so every site changes its own, outside the
+binary log. A standby ends its old replication password when the one other site has accepted the new one from it: that
+site's files have it, so it will use it when it follows. With more sites it waits until it is active itself.
+
 Nothing is remembered: what to do follows from the files and from what the server accepts now, so a driver that takes
 over in the middle of a rotation, or a site that becomes active in it, goes on with it.
 """
@@ -20,6 +24,7 @@ from graf_driver_sdk import logs
 
 from graf_driver_mysql import credentials, sql
 from graf_driver_mysql.backend import Backend, Mode
+from graf_driver_mysql.guard import UNLOGGED
 from graf_driver_mysql.observe import semi_sync
 from graf_driver_mysql.parameters import REPLICATION_USER
 from graf_driver_mysql.sql import Session, SqlError
@@ -40,7 +45,7 @@ class _Settled:
 
 
 class Passwords:
-    """The active's part of a rotation. Invariant: a password that another site may still use is not ended."""
+    """The part of who writes accounts. Invariant: a password that another site may still use is not ended."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -51,7 +56,7 @@ class Passwords:
     async def tend(self, peers: Sequence[str], in_force: Sequence[str]) -> None:
         """Goes as far as it can now; raises SqlError, OSError."""
         backend = self.backend
-        if backend.mode is not Mode.ACTIVE:
+        if not self._writes_accounts():
             self.waiting.clear()
             self._grace_from.clear()
             return
@@ -61,20 +66,30 @@ class Passwords:
             state = _Settled(backend.run, epoch, password)
             if not password or self._settled.get(user) == state:
                 continue
-            if len(in_force) > 1 and (await semi_sync(backend.control)).clients < 1:
+            logged = backend.parameters.scope is None
+            if logged and len(in_force) > 1 and (await semi_sync(backend.control)).clients < 1:
                 return  # a write would wait for the standby, and with it whoever logs in
             session = await backend.side_session("accounts")
             try:
+                if not logged:
+                    await session.run(UNLOGGED)
                 if await self._settle(session, user, password, peers):
                     self._settled[user] = state
             finally:
                 session.close()
+
+    def _writes_accounts(self) -> bool:
+        if self.backend.parameters.scope is None:
+            return self.backend.mode is Mode.ACTIVE
+        return self.backend.mode not in (Mode.DOWN, Mode.STARTING)
 
     def _wanted(self) -> tuple[tuple[str, Path], ...]:
         parameters = self.backend.parameters
         found = [(REPLICATION_USER, parameters.replication_password_file)]
         if parameters.application_user is not None:
             found.append((parameters.application_user, parameters.application_password_file))
+        if parameters.scope is not None:
+            found += [(user, parameters.local_password_file) for user in sorted(parameters.scope.local_users)]
         return tuple(found)
 
     async def _settle(self, session: Session, user: str, password: str, peers: Sequence[str]) -> bool:
@@ -120,6 +135,10 @@ class Passwords:
             now = asyncio.get_running_loop().time()
             left = self._grace_from.setdefault(user, now) + self.backend.parameters.application_grace_s - now
             return f"the old password is accepted for {left:.0f} s more" if left > 0 else ""
+        if self.backend.mode is not Mode.ACTIVE:
+            if len(peers) == 1 and self.backend.credentials.showing(password):
+                return ""
+            return "the old password is accepted until the other site has accepted the new one from this one"
         mark = await asyncio.to_thread(credentials.mark, password)
         for site in sorted(peers):
             name = credentials.lock_name(site, mark)

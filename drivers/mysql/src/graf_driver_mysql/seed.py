@@ -61,6 +61,13 @@ def choose(offer: Offer, own_version: str, *, can_copy: str, above_mib: int, fai
     return Choice(True, f"clone: {size}" + ("" if offer.log_complete else ", without its beginning"))
 
 
+def no_copy(backend: Backend) -> str:
+    """Why no copy can be made here, "" when one can."""
+    if backend.parameters.scope is not None:
+        return "a copy replaces the whole server, of which a part is in scope"
+    return backend.engine.no_copy
+
+
 class Seed:
     """Invariant: ``data`` is an empty database, or data whose record says that it must follow before it is promoted."""
 
@@ -124,10 +131,12 @@ class Seed:
             session.close()
         offer = Offer(version, sum(int(one["File_size"]) for one in files), complete)
         above = backend.parameters.copy_above_mib
-        return choose(offer, own, can_copy=backend.engine.no_copy, above_mib=above, failed=self._failed)
+        return choose(offer, own, can_copy=no_copy(backend), above_mib=above, failed=self._failed)
 
     async def _copy(self, active: Endpoint) -> None:
         backend = self.backend
+        if refused := no_copy(backend):
+            raise BootstrapError(refused)
         await run_blocking(shutil.rmtree, self._fresh, ignore_errors=True)
         password = await backend.credentials.for_channel()
         session = await backend.side_session("copy")

@@ -55,7 +55,8 @@ def unfinished(archive: Path) -> tuple[Path, ...]:
     found = []
     for assessment in sorted(archive.glob(f"*/{ASSESSMENT}")):
         told = assessment.parent / FOLDER
-        if not told.is_dir() and "\nverdict: DIVERGED\n" in assessment.read_text(encoding="utf-8"):
+        whole = (assessment.parent / "data").is_dir()  # else the site died while it was put aside, and does it anew
+        if whole and not told.is_dir() and "\nverdict: DIVERGED\n" in assessment.read_text(encoding="utf-8"):
             found.append(assessment.parent)
     return tuple(found)
 
