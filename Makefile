@@ -27,7 +27,7 @@ TYPED_TESTS := tests/author tests/cli tests/core tests/crd tests/docs tests/dril
   drivers/sdk/tests drivers/fake/tests drivers/network/tests drivers/objects/tests drivers/pv/tests drivers/workload/tests drivers/sanity/tests drivers/examples/go/tests drivers/examples/redis/tests
 PACKAGES := graf graf_orchestrator graf_driver_sdk graf_driver_fake graf_driver_mysql graf_driver_network graf_driver_objects graf_driver_pv graf_driver_workload graf_driver_sanity graf_driver_redis
 
-.PHONY: help pv-kills bench-pv setup programs lab drill drills volume-drill scope-drill sim regressions test network-sanity workload-sanity objects-sanity pv-sanity mysql-sanity mysql-lts-sanity redis-sanity check lint types layers generated docs-check generate clean fuzz
+.PHONY: help pv-kills bench-pv setup programs lab drill drills volume-drill scope-drill sim regressions test network-sanity workload-sanity objects-sanity pv-sanity mysql-sanity mysql-lts-sanity mysql-long redis-sanity check lint types layers generated docs-check generate clean fuzz
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -123,6 +123,9 @@ mysql-sanity: $(SETUP) ## The conformance kit against two real MariaDB servers (
 mysql-lts-sanity: $(SETUP) ## The same against two servers of MySQL 8.4, which come from Ubuntu (minutes)
 	tools/mysql_server.sh 8.4
 	GRAF_SANITY_ENGINE=mysql GRAF_SANITY_MYSQL=8.4 .venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
+
+mysql-long: $(SETUP) ## The long tests of the mysql driver, which the default suite leaves out (some minutes)
+	.venv/bin/python -m pytest -q -m mysql_long drivers/mysql/tests
 
 check: lint types layers generated docs-check ## Lint, types, layers, generated files, links of the docs
 

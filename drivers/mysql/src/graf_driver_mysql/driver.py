@@ -145,6 +145,7 @@ class MysqlDriver(Driver):
         peers = [peer.site for peer in component.peers]
         now_s = asyncio.get_running_loop().time()
         scope = backend.parameters.scope
+        told = {**component.seed.facts, **managed.rotation.facts}
         return render.running(
             backend.engine,
             backend.mode,
@@ -160,8 +161,7 @@ class MysqlDriver(Driver):
             rate=managed.watch.rate,
             more={
                 **(render.scope_facts(scope, component.guard.locked) if scope is not None else {}),
-                **component.seed.facts,
-                **managed.rotation.facts,
+                **{name: text for name, text in told.items() if text},
             },
         )
 

@@ -168,6 +168,6 @@ def running(
         synchronous_set=frozenset(in_force),
         followers=followers if what is Role.ACTIVE else (),
         message=message,
-        facts={**facts(engine, seen, record, rate), **{name: text for name, text in more.items() if text}},
+        facts={**facts(engine, seen, record, rate), **more},
         predicted_activation_ms=activation_ms(seen, rate),
     )
