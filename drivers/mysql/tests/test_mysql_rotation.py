@@ -43,7 +43,7 @@ def secret(site: Any) -> Path:
     return Path(site.parameters["credentialsDir"])
 
 
-@pytest.fixture(params=["lab", "mysql_lab"])
+@pytest.fixture(params=["lab", pytest.param("mysql_lab", marks=pytest.mark.mysql_long)])
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """With MariaDB, and with MySQL."""
     return own_secrets(request.getfixturevalue(request.param), tmp_path)
@@ -143,6 +143,7 @@ async def test_passwords_change_under_writes_and_nobody_is_refused(both: Any, me
     await lab.east.promotable()
 
 
+@pytest.mark.mysql_long
 async def test_a_site_that_becomes_active_in_the_middle_ends_the_rotation(both: Any) -> None:
     lab = both
     await lab.up()
@@ -168,6 +169,7 @@ async def test_a_site_that_becomes_active_in_the_middle_ends_the_rotation(both: 
     await lab.east.promotable()
 
 
+@pytest.mark.mysql_long
 async def test_an_overtaken_rotation_does_not_lock_out_who_still_has_the_first(both: Any) -> None:
     lab = both
     await lab.up()
@@ -223,6 +225,7 @@ async def test_with_a_scope_each_site_changes_its_own_accounts_outside_the_log(s
     await lab.east.promotable()
 
 
+@pytest.mark.mysql_long
 async def test_new_certificates_are_loaded_by_the_running_server(lab: Any, tmp_path: Path) -> None:
     own_secrets(lab, tmp_path)
     group = certificates.authority(tmp_path / "group")

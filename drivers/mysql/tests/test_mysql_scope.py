@@ -89,6 +89,7 @@ async def test_everything_in_scope_is_replicated_whichever_database_is_selected(
     assert lab.west.sql("SHOW TABLES FROM shop") == [("orders",)], "the other table is not in scope"
 
 
+@pytest.mark.mysql_long
 async def test_what_an_administrator_does_to_other_databases_stays_at_its_site(scoped_lab: Any) -> None:
     lab = scoped_lab
     await lab.up()
@@ -101,6 +102,7 @@ async def test_what_an_administrator_does_to_other_databases_stays_at_its_site(s
     assert ("another",) not in lab.west.sql("SHOW DATABASES")
 
 
+@pytest.mark.mysql_long
 async def test_the_sites_own_writes_wait_for_no_standby(scoped_lab: Any) -> None:
     lab = scoped_lab
     await lab.up()
@@ -126,6 +128,7 @@ def _until_error(call: Any) -> None:
         return
 
 
+@pytest.mark.mysql_long
 async def test_a_failover_under_load_and_a_return_touch_nothing_of_the_sites_own(
     scoped_lab: Any, measured: Any
 ) -> None:
@@ -206,6 +209,7 @@ async def test_a_rebuild_replaces_what_is_in_scope_and_keeps_the_rest(scoped_lab
     await lab.until("the new row at east", lambda: lab.east.numbers() == {1, 3, 5})
 
 
+@pytest.mark.mysql_long
 async def test_a_tail_that_cannot_be_cut_off_is_put_aside_and_the_sites_own_stays(scoped_lab: Any) -> None:
     """A statement that changes a table cannot be rolled back at recovery: the failed active comes back diverged."""
     lab = scoped_lab
@@ -233,6 +237,7 @@ async def test_a_tail_that_cannot_be_cut_off_is_put_aside_and_the_sites_own_stay
     assert (lab.east.numbers(), noted(lab.east)) == ({1}, {1})
 
 
+@pytest.mark.mysql_long
 async def test_a_rebuild_that_was_broken_off_serves_nothing_and_is_gone_on_with(
     scoped_lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +273,7 @@ async def test_a_rebuild_that_was_broken_off_serves_nothing_and_is_gone_on_with(
     assert noted(lab.east) == {1}
 
 
+@pytest.mark.mysql_long
 async def test_what_a_filter_left_out_last_does_not_hold_up_who_is_rebuilt(scoped_lab: Any) -> None:
     lab = scoped_lab
     await lab.up()
@@ -309,6 +315,7 @@ async def test_an_account_that_could_reach_both_is_locked(scoped_lab: Any) -> No
     assert (status.health, status.promotable) == (Health.HEALTHY, True), "it is contained"
 
 
+@pytest.mark.mysql_long
 async def test_read_only_is_switched_on_again_by_the_driver(scoped_lab: Any) -> None:
     """The privilege by which the site's own account passes read_only can switch it off as well."""
     lab = scoped_lab
@@ -317,6 +324,7 @@ async def test_read_only_is_switched_on_again_by_the_driver(scoped_lab: Any) -> 
     await lab.until("read_only is on again", lambda: lab.west.sql("SELECT @@read_only") == [(1,)], 5)
 
 
+@pytest.mark.mysql_long
 async def test_a_planned_move_sends_the_application_away_and_leaves_the_sites_own_sessions(scoped_lab: Any) -> None:
     lab = scoped_lab
     await lab.up()
@@ -329,6 +337,7 @@ async def test_a_planned_move_sends_the_application_away_and_leaves_the_sites_ow
     insert(lab.east, 1)
 
 
+@pytest.mark.mysql_long
 async def test_planted_bug_a_promotion_that_logs_no_skipped_names_leaves_a_rebuild_without_end(
     scoped_lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ async def test_mariadb_tells_why_it_replays_the_whole_log(lab: Any) -> None:
     assert "whole log: a copy by mariadb-backup is not built" in (await lab.west.status()).facts["bootstrap"]
 
 
+@pytest.mark.mysql_long
 @pytest.mark.parametrize("tls", [False, True], ids=["in the clear", "TLS"])
 async def test_mysql_is_cloned_where_the_log_has_no_beginning_and_an_interrupted_copy_is_nothing(
     mysql_lab: Any, tmp_path: Path, tls: bool

@@ -132,6 +132,7 @@ async def test_the_tail_of_mariadb_is_archived_with_an_index_and_a_dump_or_why_t
     assert not (Path(told.archive) / "tail.new").exists()
 
 
+@pytest.mark.mysql_long
 async def test_the_tail_of_mysql_is_archived_with_an_index_and_a_dump_that_shows_the_rows(mysql_lab: Any) -> None:
     listed = await diverged(mysql_lab)
     told = await resynced(mysql_lab)

@@ -31,7 +31,7 @@ def secured(lab: Any, folder: Path) -> Any:
     return lab
 
 
-@pytest.fixture(params=["lab", "mysql_lab"])
+@pytest.fixture(params=["lab", pytest.param("mysql_lab", marks=pytest.mark.mysql_long)])
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """With MariaDB, and with MySQL."""
     return secured(request.getfixturevalue(request.param), tmp_path / "group")
@@ -91,6 +91,7 @@ async def replicated_words(lab: Any) -> bytes:
     return bytes(relay.heard)
 
 
+@pytest.mark.mysql_long
 async def test_without_tls_the_relay_hears_the_rows(lab: Any) -> None:
     """The control of the next test: it would find the row if it were in the clear."""
     assert b"the-subscriber-key" in await replicated_words(lab)
@@ -146,6 +147,7 @@ def _endpoint(site: Any) -> Any:
     return peer_endpoint(site.name, site.parameters)
 
 
+@pytest.mark.mysql_long
 @pytest.mark.parametrize("what", ["another authority", "another address", "no TLS at all"])
 async def test_a_site_that_cannot_be_verified_is_not_followed(lab: Any, tmp_path: Path, what: str) -> None:
     secured(lab, tmp_path / "group")
