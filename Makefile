@@ -91,7 +91,7 @@ pv-kills: $(SETUP) ## Kill the pv driver's copy 50 times; every promotion must o
 bench-pv: $(SETUP) ## 1 GiB in 10,000 files, 1 % changed: the pv driver against plain rsync (needs stunnel4); raw data in out/
 	nice $(UV_RUN) python drivers/pv/benchmarks/sync.py --out out/bench-pv.json
 
-test: programs ## Run every test, the end-to-end drill in a lab of its own too
+test: programs ## Run every test without a target of its own, the end-to-end drill in a lab of its own too
 	$(ROOT) .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 # The default suite plays the same generated examples each time; this one looks for new ones.

@@ -295,6 +295,7 @@ async def test_what_a_filter_left_out_last_does_not_hold_up_who_is_rebuilt(scope
     assert lab.east.sql("SHOW TABLES FROM shop") == [("cache",)], "a table beside the listed one stays"
 
 
+@pytest.mark.mysql_long
 async def test_an_account_that_could_reach_both_is_locked(scoped_lab: Any) -> None:
     lab = scoped_lab
     await lab.up()
