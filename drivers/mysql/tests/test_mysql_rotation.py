@@ -186,6 +186,7 @@ async def test_an_overtaken_rotation_does_not_lock_out_who_still_has_the_first(b
     assert not let_in(lab.east, "graf_repl", "second")
 
 
+@pytest.mark.mysql_long
 async def test_with_a_scope_each_site_changes_its_own_accounts_outside_the_log(scoped_lab: Any, tmp_path: Path) -> None:
     """The filters of a scope let no account through, and at a standby nothing else may be in the history."""
     lab = own_secrets(scoped_lab, tmp_path)

@@ -97,6 +97,7 @@ async def test_without_tls_the_relay_hears_the_rows(lab: Any) -> None:
     assert b"the-subscriber-key" in await replicated_words(lab)
 
 
+@pytest.mark.mysql_long
 async def test_neither_rows_nor_questions_pass_in_the_clear(both: Any) -> None:
     heard = await replicated_words(both)
     assert len(heard) > 4000
