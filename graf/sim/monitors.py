@@ -202,6 +202,7 @@ class Monitors:
         kernel.count("win joint" if voters.joint else "win")
         if last not in ("", site):
             kernel.count("takeover planned" if planned else "takeover")
+        self._in_force(voters.current)  # its holder may have died before it counted the answers that settled it
         if voters.newest.version > self.in_force.newest.version:
             self.in_force = Electorate(self.in_force.current, voters.newest)
             self.lists.add(voters.newest)
@@ -221,12 +222,16 @@ class Monitors:
 
     def voters_settled(self, controller: Controller, voters: VoterList) -> None:
         """A change of voters is done."""
+        self._in_force(voters)
+        self._world.kernel.count("voters settled")
+
+    def _in_force(self, voters: VoterList) -> None:
+        """A list is alone in force: sets that wait for the list before wait no more."""
         if voters.version > self.in_force.current.version:
             self.in_force = Electorate(voters)
             for value, stored_by in self.stored.values():
                 if value.version > self.committed.version and carried(self.in_force, stored_by):
                     self.committed = value
-        self._world.kernel.count("voters settled")
 
     # -- data ----------------------------------------------------------------------------------------------------------
 

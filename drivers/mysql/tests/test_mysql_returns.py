@@ -8,7 +8,7 @@ from typing import Any
 import pymysql
 import pytest
 from graf_driver_sdk.errors import NeedsResyncError, PreconditionError
-from graf_driver_sdk.types import Health, ResyncStrategy, Role, Verdict
+from graf_driver_sdk.types import Assessment, Health, ResyncStrategy, Role, Verdict
 
 pytestmark = pytest.mark.mariadb
 
@@ -40,8 +40,14 @@ async def test_a_discarded_relay_log_makes_the_standby_unpromotable_until_it_cau
         await lab.west.crash()
     assert not (await lab.west.status()).promotable
     await lab.east.crash()
-    await lab.west.once(Role.STANDBY, 1)
-    await lab.until("west's server runs", lambda: lab.west.component.backend.mode.name in ("STANDBY", "IDLE"))
+
+    async def follows() -> bool:
+        await lab.west.once(
+            Role.STANDBY, 1
+        )  # as a controller does, until it is there: a server takes its time to start
+        return bool(lab.west.component.backend.mode.name == "STANDBY")
+
+    await lab.until("west's server runs and follows", follows)
     assert lab.west.numbers() == set()  # they are gone here, and were acknowledged
 
     async def tells_why() -> bool:
@@ -222,6 +228,12 @@ async def test_divergent_data_is_archived_and_the_site_rebuilt(lab: Any) -> None
     await lab.west.ensure(Role.ACTIVE, 2, "west")  # as people force it
     write(lab.west, 3)
     assert (await lab.east.once(Role.INVALIDATED, 2, other=Role.ACTIVE)).completed
+
+    async def verdict() -> Assessment | None:
+        told = await lab.east.driver.assess(lab.east.spec, lab.west.peer())
+        return None if told.verdict is Verdict.UNKNOWN else told  # unknown while the server starts
+
+    await lab.until("east's server runs and can be judged", verdict)
     assessment = await lab.east.driver.assess(lab.east.spec, lab.west.peer())
     assert assessment.verdict is Verdict.DIVERGED
     assert assessment.divergent.startswith("20-20-")
