@@ -10,6 +10,7 @@ import random
 import shutil
 from pathlib import Path
 
+from graf_driver_pv import small
 from graf_driver_pv.driver import PvDriver
 from graf_driver_pv.testing import SiteUnderTest, digest_of, two_sites
 from graf_driver_sdk.testing import eventually, running
@@ -21,10 +22,14 @@ SIZE = 64 << 10
 
 
 def write_round(folder: Path, number: int) -> None:
-    """Every file anew, in order, each by a rename; it begins with the round's number."""
+    """Every file anew, in order, each by a rename; it begins with the round's number.
+
+    Every other round has a larger file, so that it comes by rsync; the other rounds come without.
+    """
     fresh = folder.resolve().parents[2] / "fresh"
     for index in range(FILES):
-        content = f"{number:08d}".encode() + random.randbytes(SIZE)
+        size = 2 * small.FILE_BYTES if number % 2 and index == FILES - 1 else SIZE
+        content = f"{number:08d}".encode() + random.randbytes(size)
         fresh.write_bytes(content)
         fresh.rename(folder / f"f{index:04d}")
 
@@ -60,7 +65,7 @@ async def promoted(site: SiteUnderTest, scratch: Path) -> tuple[str, Path]:
 
 
 async def test_a_killed_copy_is_never_served(tmp_path: Path) -> None:
-    in_flight = 0
+    in_flight = by_rsync = 0
     async with two_sites(tmp_path, keep=100) as (east, west):
         await east.ensure(Role.ACTIVE, 1)
         west.parameters["bandwidthKiBps"] = 12_000  # a copy takes about half a second
@@ -69,11 +74,12 @@ async def test_a_killed_copy_is_never_served(tmp_path: Path) -> None:
         await west.wait_generation_with(east.current)
         for number in range(1, KILLS + 1):
             write_round(east.current, number)
-            incoming = west.volume / "incoming" / "files"
-            await eventually("a copy to have begun", incoming.exists, 60, 0.005)
+            begun = west.volume / "incoming" / "of"
+            await eventually("a copy to have begun", begun.exists, 60, 0.005)
             await asyncio.sleep(random.random() * 0.5)  # the moment is what is tried
             await west.kill()
-            in_flight += (west.volume / "incoming").exists()
+            in_flight += begun.exists()
+            by_rsync += (west.volume / "incoming" / "files").exists()
             name, tree = await promoted(west, tmp_path / "scratch")
             assert digest_of(tree) == digest_of(east.volume / "generations" / name / "tree"), name
             rounds = [int((tree / f"f{index:04d}").read_bytes()[:8]) for index in range(FILES)]
@@ -83,8 +89,11 @@ async def test_a_killed_copy_is_never_served(tmp_path: Path) -> None:
             await west.ensure(Role.STANDBY, 1, "east")
         await west.wait_generation_with(east.current)
     assert in_flight * 3 >= KILLS, f"only {in_flight} of {KILLS} kills met a copy in flight"
+    if KILLS >= 20:  # both ways have been killed
+        assert 5 <= by_rsync <= in_flight - 5, f"{by_rsync} of {in_flight} copies in flight were of rsync"
     report = (
-        f"killed {KILLS} times, {in_flight} in the middle of a copy; every promotion opened a complete generation\n"
+        f"killed {KILLS} times, {in_flight} in the middle of a copy, {by_rsync} of them by rsync; "
+        f"every promotion opened a complete generation\n"
     )
     if out := os.environ.get("GRAF_PV_KILLS_OUT"):
         await asyncio.to_thread(_write, Path(out), report)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from graf_driver_pv import small
 from graf_driver_pv.testing import SiteUnderTest, digest_of
 from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.testing import eventually
@@ -280,3 +281,28 @@ async def test_a_live_copy_that_is_gone_is_not_told_as_served(sites: Pair) -> No
     assert digest_of(east.current) == kept
     (east.current / "again").write_text("x")
     await east.wait_generation_with(east.current)
+
+
+async def test_a_link_that_becomes_a_folder_leaves_alone_what_it_led_to(sites: Pair, tmp_path: Path) -> None:
+    east, west = sites
+    await follow(east, west)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("not the volume's")
+    (east.current / "x").symlink_to(outside)
+    await west.wait_generation_with(east.current)
+    (east.current / "x").unlink()
+    (east.current / "x").mkdir()
+    (east.current / "x" / "kept").symlink_to("elsewhere")
+    await west.wait_generation_with(east.current)
+    assert (outside / "kept").read_text() == "not the volume's"
+
+
+async def test_large_and_small_files_both_come_whole(sites: Pair) -> None:
+    east, west = sites
+    await follow(east, west)
+    (east.current / "small").write_bytes(b"s" * small.FILE_BYTES)
+    await west.wait_generation_with(east.current)
+    (east.current / "large").write_bytes(b"l" * (small.FILE_BYTES + 1))
+    (east.current / "empty").write_bytes(b"")
+    await west.wait_generation_with(east.current)

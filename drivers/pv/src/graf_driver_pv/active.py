@@ -98,6 +98,14 @@ class Active:
         """Its name and when it was begun."""
         return (str(self._known.position), self._known.begun_wall_ms) if self._known else ("", 0)
 
+    def generation(self, name: str) -> Manifest | None:
+        """Manifest of a complete generation; None when it is gone. Blocking."""
+        position = Position.parse(name)
+        try:
+            return self._store.manifest(position)
+        except StoreError:
+            return None
+
     @property
     def position(self) -> str:
         """The newest generation's name, also before its manifest has been read."""

@@ -7,9 +7,11 @@ import contextlib
 import json
 import ssl
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Self
 
+from graf_driver_pv import small
 from graf_driver_pv import tls as tls_
 from graf_driver_pv.manifest import is_ancestor
 from graf_driver_pv.parameters import Parameters
@@ -17,6 +19,8 @@ from graf_driver_pv.position import Position
 
 CONNECT_S = 3.0
 ANSWER_S = 10.0
+FILE_S = 30.0
+FRAME = 8  # bytes of a file's length, before its content
 _LONGEST_LINE = 1 << 20
 
 
@@ -33,6 +37,7 @@ class Head:
         behind_s: age, at that time, of the oldest change that this site does not have; negative when unknown.
         base: position of what its live copy was made of, with `lineage`; None when it has none yet.
         pending: its live copy has changes that are in no generation yet; told by `look` only.
+        gives_files: it answers `files`; an active site of the version before does not.
     """
 
     epoch: int
@@ -43,6 +48,7 @@ class Head:
     base: Position | None
     lineage: dict[int, int]
     pending: bool = False
+    gives_files: bool = False
 
     def has(self, position: Position) -> bool:
         """Whether everything of a generation is in what the active site serves."""
@@ -110,6 +116,7 @@ class Client:
                 base=Position.parse(base["position"]) if base else None,
                 lineage={int(epoch): int(number) for epoch, number in base["lineage"]} if base else {},
                 pending=bool(answer.get("pending", False)),
+                gives_files=answer.get("gives_files") is True,
             )
         except (KeyError, ValueError, TypeError) as error:
             raise ClientError(f"the active site's answer makes no sense: {error!r}") from error
@@ -127,11 +134,36 @@ class Client:
         except (OSError, ssl.SSLError, TimeoutError, asyncio.IncompleteReadError, KeyError, ValueError) as error:
             raise ClientError(f"the manifest of {position} did not come: {error!r}") from error
 
-    async def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    async def files(self, position: Position, paths: list[str]) -> AsyncIterator[tuple[str, bytes]]:
+        """Small files of a generation, each whole, in the order of the paths (at most one portion of them).
+
+        Raises:
+            ClientError: one did not come; the connection is of no use any more.
+        """
+        await self._send({"op": "files", "name": str(position), "paths": paths})
+        for path in paths:
+            try:
+                async with asyncio.timeout(FILE_S):
+                    length = int.from_bytes(await self._reader.readexactly(FRAME))
+                    if length > small.FILE_BYTES:
+                        raise ClientError(f"{path} of {position} cannot be had")
+                    content = await self._reader.readexactly(length)
+            except (OSError, ssl.SSLError, TimeoutError, asyncio.IncompleteReadError) as error:
+                raise ClientError(f"{path} of {position} did not come: {error!r}") from error
+            yield path, content
+
+    async def _send(self, request: dict[str, Any]) -> None:
         try:
             self._writer.write(json.dumps(request).encode() + b"\n")
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(ANSWER_S):
                 await self._writer.drain()
+        except (OSError, ssl.SSLError, TimeoutError) as error:
+            raise ClientError(f"the active site did not answer: {error or 'time is over'}") from error
+
+    async def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        await self._send(request)
+        try:
+            async with asyncio.timeout(timeout_s):
                 line = await self._reader.readline()
             if not line:
                 raise ClientError("the active site ended the connection: it does not serve, or knows no such site")

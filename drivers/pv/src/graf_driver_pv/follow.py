@@ -12,7 +12,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from graf_driver_sdk.blocking import run_blocking
@@ -23,6 +23,7 @@ from graf_driver_pv.client import Client, ClientError, Head
 from graf_driver_pv.manifest import Entry, Manifest, apply_root, changed_in, wrong_in
 from graf_driver_pv.parameters import Parameters
 from graf_driver_pv.position import Position
+from graf_driver_pv.small import is_small, lay, requests
 from graf_driver_pv.store import Store, StoreError
 from graf_driver_pv.tls import TlsError, rsync_connect_command
 
@@ -30,6 +31,7 @@ _LOG = logging.getLogger("graf_driver_pv.follow")
 _WAIT_S = 0.5
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _MARK = "of"
+_WRITE_BYTES = 1 << 20
 # rsync is three processes and the one that connects; none of them may go on writing, or keep the lock, when the driver
 # is killed. Standard input is a pipe that only the driver holds open: at its end the whole process group is killed.
 # SIGTERM is for rsync, which keeps what it has; the shell waits for it, and the watcher watches on. The shell is its
@@ -157,11 +159,11 @@ class Follower:
                 self.head, self.diverged = head, False
                 await self._tell("")
                 if head.newest is not None and (have is None or head.newest != have.position):
-                    await self._pull(client, head.newest)
+                    await self._pull(client, head, head.newest)
         finally:
             client.close()
 
-    async def _pull(self, client: Client, position: Position) -> None:
+    async def _pull(self, client: Client, head: Head, position: Position) -> None:
         begun = time.monotonic()
         self.pulling = str(position)
         content = await client.manifest(position)
@@ -175,7 +177,9 @@ class Follower:
             raise PullError(f"{position} of {self.peer_site} does not descend from {self.newest.position} here")
         lock, changed, fresh = await run_blocking(self._prepare, manifest)
         try:
-            if changed:
+            if head.gives_files and is_small(manifest.entries, changed):
+                await self._take(client, changed, manifest)
+            elif changed:
                 await self._copy(position, changed, manifest, lock)
             await run_blocking(self._finish, manifest, content, changed, fresh)
         finally:
@@ -204,7 +208,8 @@ class Follower:
             changed = {path for path, entry in manifest.entries.items() if known.get(path) != entry}
             changed |= set(known) - set(manifest.entries)
             lock = self._lock(incoming)
-        for path in sorted(changed, reverse=True):
+        # Folders before what is in them: below a link that is in the way lies what is not the volume's.
+        for path in sorted(changed):
             _clear_way(tree / path, manifest.entries.get(path))
         wanted = {path for path in changed if path in manifest.entries}
         for name in ("partial", "tmp"):
@@ -236,6 +241,27 @@ class Follower:
             os.close(descriptor)
             raise
         return descriptor
+
+    async def _take(self, client: Client, changed: set[str], manifest: Manifest) -> None:
+        """Receives what is small over the connection to the active site."""
+        entries, tree = manifest.entries, os.fspath(self._store.layout.incoming / "tree")
+        files = [path for path in sorted(changed) if entries[path].kind == "f"]
+        others = [(path, b"") for path in sorted(changed) if entries[path].kind != "f"]
+        await run_blocking(_lay_all, tree, entries, others)  # folders come before what is in them
+        begun, received = time.monotonic(), 0
+        for portion in requests(files):
+            here, size = [], 0
+            async for path, content in client.files(manifest.position, portion):
+                here.append((path, content))
+                size += len(content)
+                received += len(content)
+                if size >= _WRITE_BYTES:
+                    await run_blocking(_lay_all, tree, entries, here)
+                    here, size = [], 0
+                if self._own.bandwidth_kib:
+                    due = begun + received / (self._own.bandwidth_kib * 1024)
+                    await asyncio.sleep(max(due - time.monotonic(), 0.0))
+            await run_blocking(_lay_all, tree, entries, here)
 
     async def _copy(self, position: Position, changed: set[str], manifest: Manifest, lock: int) -> None:
         incoming = self._store.layout.incoming
@@ -299,6 +325,11 @@ class Follower:
     def _after(self, manifest: Manifest) -> None:
         self._store.prune(self._own.keep)
         self._store.prepare(manifest)
+
+
+def _lay_all(tree: str, entries: Mapping[str, Entry], contents: Iterable[tuple[str, bytes]]) -> None:
+    for path, content in contents:
+        lay(tree, path, entries[path], content)
 
 
 def _clear_way(path: Path, wanted: Entry | None) -> None:

@@ -99,6 +99,9 @@ class Manifest:
             entries = {path: Entry(*fields) for path, fields in raw["entries"].items()}
             for path in entries:
                 check_path(path)
+                parent = path.rpartition("/")[0]
+                if parent and (parent not in entries or entries[parent].kind != "d"):
+                    raise ValueError(f"the manifest has a path below what is no folder: {path!r}")
             return cls(
                 Position.parse(raw["position"]),
                 {int(epoch): int(number) for epoch, number in raw["lineage"]},

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -18,9 +19,12 @@ from typing import Any, Protocol
 
 from graf_driver_sdk.logs import event
 
+from graf_driver_pv import small
 from graf_driver_pv import tls as tls_
+from graf_driver_pv.client import FRAME
 from graf_driver_pv.durable import replace_file
 from graf_driver_pv.layout import Layout
+from graf_driver_pv.manifest import Manifest
 from graf_driver_pv.parameters import Parameters
 from graf_driver_pv.position import Position
 from graf_driver_pv.store import MANIFEST
@@ -28,6 +32,8 @@ from graf_driver_pv.store import MANIFEST
 _LOG = logging.getLogger("graf_driver_pv.server")
 _CHUNK = 1 << 18
 _LONGEST_WAIT_S = 5.0
+_AT_ONCE = 16  # small files in memory for one caller
+_MISSING = (1 << 8 * FRAME) - 1
 
 
 class Source(Protocol):
@@ -45,6 +51,9 @@ class Source(Protocol):
     @property
     def epoch(self) -> int:
         """Of the role."""
+
+    def generation(self, name: str) -> Manifest | None:
+        """Manifest of a complete generation; None when it is gone. Blocking."""
 
     async def wait_newer(self, have: str, timeout_s: float) -> None:
         """Waits for a generation other than this one."""
@@ -148,7 +157,25 @@ class Server:
                 self.pinned[writer] = str(request["name"])
                 content = await asyncio.to_thread(self._manifest, str(request["name"]))
                 writer.write(json.dumps({"size": len(content)}).encode() + b"\n" + content)
+            elif request["op"] == "files":
+                self.pinned[writer] = str(request["name"])
+                await self._files(str(request["name"]), [str(path) for path in request["paths"]], writer)
             await writer.drain()
+
+    async def _files(self, name: str, paths: list[str], writer: asyncio.StreamWriter) -> None:
+        for begin in range(0, len(paths), _AT_ONCE):
+            contents = await asyncio.to_thread(self._read, name, paths[begin : begin + _AT_ONCE])
+            for content in contents:
+                length = _MISSING if content is None else len(content)
+                writer.write(length.to_bytes(FRAME) + (content or b""))
+            await writer.drain()
+
+    def _read(self, name: str, paths: list[str]) -> list[bytes | None]:
+        manifest = self._source.generation(name)
+        if manifest is None:
+            return [None] * len(paths)
+        tree = os.fspath(self._layout.generation(name) / "tree")
+        return [small.read(tree, manifest.entries, path) for path in paths]
 
     async def _next(self, site: str, request: dict[str, Any]) -> dict[str, Any]:
         have = str(request["have"])
@@ -168,6 +195,7 @@ class Server:
             "newest": newest,
             "newest_begun_wall_ms": begun_wall_ms,
             "ancestry": self._source.ancestry(),
+            "gives_files": True,
         }
 
     def _manifest(self, name: str) -> bytes:
