@@ -283,6 +283,11 @@ async def test_a_live_copy_that_is_gone_is_not_told_as_served(sites: Pair) -> No
     await east.wait_generation_with(east.current)
 
 
+def _newest(site: SiteUnderTest, path: str) -> Path:
+    names = site.generations or ["none"]
+    return site.volume / "generations" / names[-1] / "tree" / path
+
+
 async def test_a_link_that_becomes_a_folder_leaves_alone_what_it_led_to(sites: Pair, tmp_path: Path) -> None:
     east, west = sites
     await follow(east, west)
@@ -290,11 +295,13 @@ async def test_a_link_that_becomes_a_folder_leaves_alone_what_it_led_to(sites: P
     outside.mkdir()
     (outside / "kept").write_text("not the volume's")
     (east.current / "x").symlink_to(outside)
-    await west.wait_generation_with(east.current)
+    await eventually("the link at west", lambda: _newest(west, "x").is_symlink(), 60)
     (east.current / "x").unlink()
     (east.current / "x").mkdir()
     (east.current / "x" / "kept").symlink_to("elsewhere")
-    await west.wait_generation_with(east.current)
+    await eventually(
+        "the folder at west", lambda: _newest(west, "x").is_dir() and not _newest(west, "x").is_symlink(), 60
+    )
     assert (outside / "kept").read_text() == "not the volume's"
 
 
