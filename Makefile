@@ -88,7 +88,7 @@ pv-kills: $(SETUP) ## Kill the pv driver's copy 50 times; every promotion must o
 	GRAF_PV_KILLS=50 GRAF_PV_KILLS_OUT=out/pv-kills.txt nice $(UV_RUN) python -m pytest -q --timeout 3600 drivers/pv/tests/test_pv_kills.py
 	cat out/pv-kills.txt
 
-bench-pv: $(SETUP) ## 1 GiB in 10,000 files, 1 % changed: the pv driver against plain rsync (needs stunnel4); raw data in out/
+bench-pv: $(SETUP) ## 1 GiB in 10,000 files, 1 % changed: the pv driver against plain rsync; raw data in out/
 	nice $(UV_RUN) python drivers/pv/benchmarks/sync.py --out out/bench-pv.json
 
 test: programs ## Run every test without a target of its own, the end-to-end drill in a lab of its own too

@@ -1,10 +1,11 @@
-"""1 GiB in 10,000 files, 1 % changed: the driver's sync against plain rsync, in the same run, over the same TLS.
+"""1 GiB in 10,000 files, 1 % changed: the driver's sync against plain rsync, in the same run.
 
 What is timed, from the last byte of the change on:
 
 - `driver`: until the standby has the complete, verified, durable generation with every change in it. Two driver
-  processes, continuous mode; the active one finds the change by file events.
-- `rsync`: one `rsync -a --delete` of the same tree to a second copy, by the same daemon configuration behind openssl.
+  processes, mutual TLS, continuous mode; the active one finds the change by file events.
+- `rsync`: one `rsync -a --delete` of the same tree to a second copy, from rsync's own daemon by plain TCP: no TLS, no
+  checksums, no sync to disk.
 
 The two take turns. Prints one line of JSON per round and a summary; `--out` keeps them as a file.
 """
@@ -24,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from graf_driver_pv.testing import SiteUnderTest, free_port, make_identity, two_sites
+from graf_driver_pv.testing import SiteUnderTest, free_port, two_sites
 from graf_driver_sdk.types import Role
 
 FOLDERS = 100
@@ -49,33 +50,19 @@ def change(paths: list[Path], share: float, size: int) -> set[Path]:
     return chosen
 
 
-def daemon(folder: Path, tree: Path, tls: dict[str, Any], port: int) -> subprocess.Popen[bytes]:
-    """Plain rsync's daemon behind openssl-compatible TLS: stunnel starts it for each connection."""
+def daemon(folder: Path, tree: Path, port: int) -> subprocess.Popen[bytes]:
+    """Plain rsync's own daemon."""
     config = folder / "rsyncd.conf"
-    config.write_text(
-        f"use chroot = no\nmunge symlinks = no\nuid = root\ngid = root\n[v]\npath = {tree}\nread only = yes\n"
+    config.write_text(f"use chroot = no\nuid = root\ngid = root\n[v]\npath = {tree}\nread only = yes\n")
+    return subprocess.Popen(
+        ["rsync", "--daemon", "--no-detach", f"--config={config}", f"--port={port}", "--address=127.0.0.1"]
     )
-    stunnel = folder / "stunnel.conf"
-    stunnel.write_text(
-        f"foreground = yes\npid =\ndebug = 3\n[rsync]\naccept = 127.0.0.1:{port}\ncert = {tls['certFile']}\n"
-        f"key = {tls['keyFile']}\nCAfile = {tls['caFile']}\nverifyChain = yes\n"
-        f"exec = /usr/bin/rsync\nexecArgs = rsync --server --daemon --config={config} .\n"
-    )
-    return subprocess.Popen(["stunnel4", str(stunnel)], stderr=subprocess.DEVNULL)
 
 
-def plain(target: Path, tls: dict[str, Any], port: int, name: str) -> float:
+def plain(target: Path, port: int) -> float:
     """One plain rsync; gives its wall time."""
-    connect = (
-        f"openssl s_client -quiet -verify_quiet -verify_return_error -connect 127.0.0.1:{port} -verify_hostname {name} "
-        f"-CAfile {tls['caFile']} -cert {tls['certFile']} -key {tls['keyFile']}"
-    )
     begun = time.perf_counter()
-    subprocess.run(
-        ["rsync", "-a", "--delete", "rsync://127.0.0.1/v/", f"{target}/"],
-        check=True,
-        env={**os.environ, "RSYNC_CONNECT_PROG": connect},
-    )
+    subprocess.run(["rsync", "-a", "--delete", f"rsync://127.0.0.1:{port}/v/", f"{target}/"], check=True)
     return time.perf_counter() - begun
 
 
@@ -110,13 +97,13 @@ async def run(folder: Path, files: int, size: int, share: float, rounds: int) ->
         begun = time.perf_counter()
         newest = await synced(west, set(paths), tree, "")
         first_s = time.perf_counter() - begun
-        tls, port = make_identity(folder / "pki", "plain.pv.test"), free_port()
-        server = daemon(folder, tree, tls, port)
+        port = free_port()
+        server = daemon(folder, tree, port)
         try:
             await asyncio.sleep(1)
             target = folder / "plain"
             target.mkdir()
-            first_plain_s = plain(target, tls, port, "plain.pv.test")
+            first_plain_s = plain(target, port)
             scans = (await east.status()).facts["full_scans"]
             for number in range(rounds + 1):
                 await idle(east, west)
@@ -127,7 +114,7 @@ async def run(folder: Path, files: int, size: int, share: float, rounds: int) ->
                 newest = await synced(west, chosen, tree, newest)
                 driver_s = time.perf_counter() - begun
                 await idle(east, west)
-                plain_s = plain(target, tls, port, "plain.pv.test")
+                plain_s = plain(target, port)
                 told = {
                     "round": number,
                     "driver_s": round(driver_s, 3),
@@ -136,6 +123,7 @@ async def run(folder: Path, files: int, size: int, share: float, rounds: int) ->
                     "writing_s": round(written_s, 3),
                     "generation_s": float((await east.status()).facts["last_generation_seconds"]),
                     "copy_s": float((await west.status()).facts["last_copy_seconds"]),
+                    "load": round(os.getloadavg()[0], 1),
                 }
                 print(json.dumps(told), flush=True)  # noqa: T201 - what it is for
                 if number:  # the first one warms the caches of both
