@@ -64,7 +64,7 @@ def bound_to(in_force: VoterList, told: Mapping[str, Electorate | None]) -> tupl
     """The changes of the list in force that voters of that list say they are bound to.
 
     A second change beside such a one could leave each with too few voters, for ever; so it is finished first, and its
-    newcomers are heard. Newcomers themselves are not bound by it.
+    newcomers are heard. A newcomer that is not on the list in force is not bound by it; one that it admits anew is.
 
     Args:
         in_force: The list in force.
@@ -77,5 +77,4 @@ def bound_to(in_force: VoterList, told: Mapping[str, Electorate | None]) -> tupl
         and voters.proposed is not None
         and voters.current == in_force
         and name in in_force.members
-        and name not in voters.newcomers
     )

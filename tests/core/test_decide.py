@@ -626,6 +626,9 @@ def test_a_change_that_a_voter_in_force_is_bound_to_comes_before_another_one() -
     assert decide(replace(view, peers=newcomer), NOW).actions == (Contend(4, SET, Electorate(LIST, third)),), (
         "a newcomer of a change is not bound by it"
     )
+    anew = Electorate(LIST, VoterList(2, LIST.members, frozenset({"witness"})))
+    admitted = peers(replace(WITNESS, voters=anew), PeerView("w3", True))
+    assert decide(replace(view, peers=admitted), NOW).actions == (Contend(4, SET, anew),)
 
 
 def test_voters_are_regained_also_while_a_change_of_voters_waits() -> None:
