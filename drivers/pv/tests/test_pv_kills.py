@@ -24,11 +24,11 @@ SIZE = 64 << 10
 def write_round(folder: Path, number: int) -> None:
     """Every file anew, in order, each by a rename; it begins with the round's number.
 
-    Every other round has a larger file, so that it comes by rsync; the other rounds come without.
+    Two rounds have a larger file, so that they come by rsync; the next two come without.
     """
     fresh = folder.resolve().parents[2] / "fresh"
     for index in range(FILES):
-        size = 2 * small.FILE_BYTES if number % 2 and index == FILES - 1 else SIZE
+        size = 2 * small.FILE_BYTES if number % 4 < 2 and index == FILES - 1 else SIZE
         content = f"{number:08d}".encode() + random.randbytes(size)
         fresh.write_bytes(content)
         fresh.rename(folder / f"f{index:04d}")

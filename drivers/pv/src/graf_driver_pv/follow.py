@@ -31,6 +31,7 @@ _LOG = logging.getLogger("graf_driver_pv.follow")
 _WAIT_S = 0.5
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _MARK = "of"
+_LIST = "files"  # what rsync was asked for
 _WRITE_BYTES = 1 << 20
 # rsync is three processes and the one that connects; none of them may go on writing, or keep the lock, when the driver
 # is killed. Standard input is a pipe that only the driver holds open: at its end the whole process group is killed.
@@ -214,6 +215,7 @@ class Follower:
         wanted = {path for path in changed if path in manifest.entries}
         for name in ("partial", "tmp"):
             (incoming / name).mkdir(exist_ok=True)
+        (incoming / _LIST).unlink(missing_ok=True)
         durable.replace_file(incoming / _MARK, str(manifest.position).encode())
         return lock, wanted, resumed is None
 
@@ -265,7 +267,7 @@ class Follower:
 
     async def _copy(self, position: Position, changed: set[str], manifest: Manifest, lock: int) -> None:
         incoming = self._store.layout.incoming
-        listing = incoming / "files"
+        listing = incoming / _LIST
         # Each path from the module's root, with `/./` before what is kept of it: rsync 3.5's daemon does not open files
         # of a list that is relative to a folder below its module.
         prefix = f"{position}/tree/./"
