@@ -23,6 +23,7 @@ NAME = "e2e"
 GROUP = "vcu-db"
 GRAF = Path(sys.executable).with_name("graf")
 # The first `up` on a machine makes the images; afterwards it takes under a minute.
+DRILL_TRIES = 3
 UP_TIMEOUT_S, DRILL_TIMEOUT_S = 600, 240
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
@@ -60,8 +61,20 @@ def git(lab: Path, *arguments: str) -> str:
 def drill(name: str, out: Path) -> dict[str, Any]:
     """A drill with which nothing is amiss but, on a machine that is busy elsewhere, how long the gap was.
 
-    The figures are the business of `make drills`; here the service has to be back, whenever the machine lets it.
+    The figures are the business of `make drills`; here the service has to be back, whenever the machine lets it. A run
+    in which the observer could not look for a while proves nothing of that time, so it is done again.
     """
+    for _ in range(DRILL_TRIES):
+        report = drill_once(name, out)
+        reasons = report["runs"][0]["reasons"]
+        if not any(reason.startswith("observer not blind ") for reason in reasons):
+            break
+    assert all(reason.startswith("gap in ") for reason in reasons), reasons
+    return report
+
+
+def drill_once(name: str, out: Path) -> dict[str, Any]:
+    """One run of a drill, whatever it found, with its reports."""
     argv = [str(GRAF), "drill", "run", name, "--lab", NAME, "--group", GROUP, "--json", "--out", str(out)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=DRILL_TIMEOUT_S, check=False)
     assert done.stdout, f"no report, status {done.returncode}\n{done.stderr[-3000:]}"
@@ -69,7 +82,6 @@ def drill(name: str, out: Path) -> dict[str, Any]:
     reasons = report["runs"][0]["reasons"]
     assert report["scenario"] == name
     assert (done.returncode == 0) is (report["verdict"] == "pass") is (not reasons)
-    assert all(reason.startswith("gap in ") for reason in reasons), reasons
     for file in ("report.json", "report.md", "report.html"):
         assert (out / file).stat().st_size > 0
     return report
@@ -80,7 +92,7 @@ def test_a_second_up_finds_nothing_to_do(lab: Path) -> None:
     assert "nothing was missing" in graf("lab", "up", "--name", NAME, timeout_s=UP_TIMEOUT_S)
 
 
-@pytest.mark.timeout(DRILL_TIMEOUT_S + 30)
+@pytest.mark.timeout(DRILL_TRIES * DRILL_TIMEOUT_S + 30)
 def test_a_lost_site_is_replaced_and_comes_back_without_losing_a_write(lab: Path, tmp_path: Path) -> None:
     (run,) = drill("site-loss", tmp_path)["runs"]
     assert run["client"]["acked"] > 0
@@ -91,7 +103,7 @@ def test_a_lost_site_is_replaced_and_comes_back_without_losing_a_write(lab: Path
     assert moves == [("Failover", "east", "west"), ("Failback", "west", "east")]
 
 
-@pytest.mark.timeout(DRILL_TIMEOUT_S + 30)
+@pytest.mark.timeout(DRILL_TRIES * DRILL_TIMEOUT_S + 30)
 def test_a_planned_move_goes_there_and_back(lab: Path, tmp_path: Path) -> None:
     (run,) = drill("switchover", tmp_path)["runs"]
     assert run["client"]["lost"] == 0
