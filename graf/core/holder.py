@@ -24,7 +24,7 @@ from graf.core.voter import BOOTSTRAP_EPOCH
 from graf.core.voterchange import bound_to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from graf.api.values import VoterList
 
@@ -82,6 +82,32 @@ def take_over_refusals(view: SiteView, peer: PeerView) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
+def _who_can_take_over(view: SiteView) -> tuple[str, tuple[Reason, ...]]:
+    """The first site that can take the group over now; empty when none can, with the refusals of all."""
+    refusals: list[Reason] = []
+    for name in view.config.sites:
+        if name == view.site:
+            continue
+        against = take_over_refusals(view, view.peers.get(name, PeerView(name, connected=False)))
+        if not against:
+            return name, ()
+        refusals.extend(against)
+    return "", tuple(refusals)
+
+
+def _lost(view: SiteView, components: Iterable[ComponentView]) -> Reason:
+    names = ", ".join(f"{c.name} is {c.health.value}" for c in components)
+    return Reason("DataComponentLost", f"{names} at {view.site}")
+
+
+def _to_standby(successor: str, evidence: Reason) -> Decision:
+    return Decision((HandOver(successor),), (evidence, Reason("StandbyCanTakeOver", successor)))
+
+
+def _left_to_people(evidence: Reason) -> Decision:
+    return Decision((), (evidence, Reason("ManualFailover", "the policy leaves failover to people")))
+
+
 def release_when_data_is_lost(view: SiteView, now_ns: int) -> Decision | None:
     """A loud failure is fast: the holder that sees its data component die gives the epoch to a site that can serve.
 
@@ -97,28 +123,14 @@ def release_when_data_is_lost(view: SiteView, now_ns: int) -> Decision | None:
     ]
     if not lost:
         return None
-    names = ", ".join(f"{c.name} is {c.health.value}" for c in lost)
-    evidence = Reason("DataComponentLost", f"{names} at {view.site}")
+    evidence = _lost(view, lost)
     if not config.automatic:
-        return Decision((), (evidence, Reason("ManualFailover", "the policy leaves failover to people")))
-    refusals: list[Reason] = []
-    for name in config.sites:
-        if name == view.site:
-            continue
-        peer = view.peers.get(name, PeerView(name, connected=False))
-        against = take_over_refusals(view, peer)
-        if not against:
-            return Decision((HandOver(name),), (evidence, Reason("StandbyCanTakeOver", name)))
-        refusals.extend(against)
-    return Decision(
-        (),
-        (
-            evidence,
-            Reason("LocalRestart", "no site can take over, the component is started again here"),
-            *refusals,
-        ),
-        config.timing.heartbeat_ns,
-    )
+        return _left_to_people(evidence)
+    successor, refusals = _who_can_take_over(view)
+    if successor:
+        return _to_standby(successor, evidence)
+    restart = Reason("LocalRestart", "no site can take over, the component is started again here")
+    return Decision((), (evidence, restart, *refusals), config.timing.heartbeat_ns)
 
 
 def _lost_copies(view: SiteView) -> tuple[ComponentView, ...]:
@@ -139,11 +151,8 @@ def release_when_a_copy_is_lost(view: SiteView, now_ns: int) -> Decision | None:
     lost = _lost_copies(view)
     if not lost or not view.config.automatic:
         return None
-    for name in view.config.sites:
-        peer = view.peers.get(name, PeerView(name, connected=False))
-        if name != view.site and not take_over_refusals(view, peer):
-            return Decision((HandOver(name),), (_copies_lost(view, lost), Reason("StandbyCanTakeOver", name)))
-    return None
+    successor, _ = _who_can_take_over(view)
+    return _to_standby(successor, _lost(view, lost)) if successor else None
 
 
 def tell_a_lost_copy(view: SiteView, now_ns: int) -> Decision | None:
@@ -151,25 +160,12 @@ def tell_a_lost_copy(view: SiteView, now_ns: int) -> Decision | None:
     lost = _lost_copies(view)
     if not lost:
         return None
+    evidence = _lost(view, lost)
     if not view.config.automatic:
-        return Decision(
-            (), (_copies_lost(view, lost), Reason("ManualFailover", "the policy leaves failover to people"))
-        )
-    refusals = [
-        reason
-        for name in view.config.sites
-        if name != view.site
-        for reason in take_over_refusals(view, view.peers.get(name, PeerView(name, connected=False)))
-    ]
-    return Decision(
-        (),
-        (_copies_lost(view, lost), Reason("LocalRestart", "no site can take over, the rest is served here"), *refusals),
-        view.config.timing.heartbeat_ns,
-    )
-
-
-def _copies_lost(view: SiteView, lost: tuple[ComponentView, ...]) -> Reason:
-    return Reason("DataComponentLost", f"{', '.join(f'{c.name} is {c.health.value}' for c in lost)} at {view.site}")
+        return _left_to_people(evidence)
+    _, refusals = _who_can_take_over(view)
+    served = Reason("LocalRestart", "no site can take over, the rest is served here")
+    return Decision((), (evidence, served, *refusals), view.config.timing.heartbeat_ns)
 
 
 def give_back_without_data(view: SiteView, now_ns: int) -> Decision | None:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 USERS = "users"
 
 
+def _both_ways(site: str, others: list[str]) -> list[tuple[str, str]]:
+    """The directions between a location and others."""
+    return [*((site, other) for other in others), *((other, site) for other in others)]
+
+
 class Faults:
     """Begins faults at random and heals each after a while; at the end of the active time everything is healed.
 
@@ -245,8 +250,7 @@ class Faults:
 
         def isolate(site: str) -> None:
             others = [o for o in self._locations() if o not in (site, USERS)]
-            pairs = [*((site, o) for o in others), *((o, site) for o in others)]
-            cut.append(self._cut(pairs, site)[1])
+            cut.append(self._cut(_both_ways(site, others), site)[1])
 
         def back() -> None:
             self.isolates_winner = None
@@ -430,7 +434,7 @@ class Faults:
         if site is None:
             return None
         others = [o for o in self._locations() if o != site]
-        return self._cut([*((site, o) for o in others), *((o, site) for o in others)], site)
+        return self._cut(_both_ways(site, others), site)
 
     def _cut_one_way(self, draw: float) -> tuple[str, Callable[[], None]] | None:
         locations = self._voters()
@@ -453,7 +457,7 @@ class Faults:
             return None
         world = self._world
         others = [o for o in self._voters() if o != site]
-        pairs = [*((site, o) for o in others), *((o, site) for o in others)]
+        pairs = _both_ways(site, others)
         state = {"on": True, "cut": False}
         down = int(world.settings.timing.ttl_ns * (0.5 + draw))
 
