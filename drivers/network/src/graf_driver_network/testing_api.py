@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graf_driver_sdk.testing_kubernetes import apiserver_command, etcd_command
+from graf_driver_sdk.testing_kubernetes import apiserver_command, etcd_command, kubectl
 
 from graf_driver_network.testing import SERVICE, World, wait_until
 
@@ -79,18 +79,9 @@ class Api:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Runs kubectl, which must succeed."""
-        command = [str(self.programs / "kubectl"), "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(
-            self.world.command(self.name, *command),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
-        return done.stdout
+        program = str(self.programs / "kubectl")
+        command = self.world.command(self.name, program, "--kubeconfig", str(self.kubeconfig))
+        return kubectl(command, *arguments, stdin=stdin)
 
     def get(self, *arguments: str) -> dict[str, Any]:
         """An object; empty when it is not there."""

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from graf_driver_sdk.client import Deadlines, DriverClient
 from graf_driver_sdk.testing import running
-from graf_driver_sdk.testing_kubernetes import apiserver_command, etcd_command
+from graf_driver_sdk.testing_kubernetes import apiserver_command, etcd_command, kubectl
 from graf_driver_sdk.types import ComponentKey, EnsureRole, Peer, Progress, Role, Spec, Status
 
 from graf_driver_objects.driver import ObjectsDriver
@@ -148,17 +148,7 @@ class Site:
         Raises:
             AssertionError: it failed.
         """
-        done = subprocess.run(
-            [str(self.program), "--kubeconfig", str(self.kubeconfig), *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
-        return done.stdout
+        return kubectl([str(self.program), "--kubeconfig", str(self.kubeconfig)], *arguments, stdin=stdin)
 
     def put(self, *manifests: dict[str, Any]) -> None:
         """Applies manifests, as a person does."""

@@ -1,4 +1,4 @@
-"""For tests of drivers: the command lines of a real etcd and kube-apiserver on loopback.
+"""For tests of drivers: the command lines of a real etcd and kube-apiserver on loopback, and kubectl.
 
 Whoever starts them has put `sa.key` (an RSA key in PEM) and `tokens.csv` into the working folder; kube-apiserver writes
 its certificate to `pki/apiserver.crt` there. How a process is started and ended is left to the test.
@@ -6,6 +6,8 @@ its certificate to `pki/apiserver.crt` there. How a process is started and ended
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -58,3 +60,20 @@ def apiserver_command(
         "--endpoint-reconciler-type=none",
         "--disable-admission-plugins=ServiceAccount",
     ]
+
+
+def kubectl(command: Sequence[str], *arguments: str, stdin: str | None = None) -> str:
+    """Runs kubectl and returns what it printed.
+
+    Args:
+        command: how it is started here, with the kubeconfig.
+        arguments: what it is asked for.
+        stdin: what it reads.
+
+    Raises:
+        AssertionError: it failed; the message has its words.
+    """
+    done = subprocess.run([*command, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
+    return done.stdout
