@@ -10,12 +10,12 @@ import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import pymysql
 
 from graf.lab.drill.lab_port import Account
+from graf.lab.drill.measure import longest_gap
 from graf.lab.drill.netns import connect_in
 
 TABLE = "graf_drill_seen"
@@ -30,8 +30,7 @@ _CREATE = (
 
 def longest_pause_ms(times: list[int], start_ns: int, end_ns: int) -> float:
     """The longest time without an acknowledgement between two moments."""
-    within = [start_ns, *(at for at in times if start_ns <= at <= end_ns), end_ns]
-    return max(later - earlier for earlier, later in pairwise(within)) / 1e6
+    return longest_gap([at for at in times if at >= start_ns], start_ns, end_ns).ms
 
 
 @dataclass

@@ -41,7 +41,7 @@ def ensure_data(parameters: Parameters, layout: Layout) -> bool:
     else:
         layout.scope.write_text(parameters.scope.identity(), encoding="utf-8")
     fresh.replace(layout.data)
-    _sync(layout.root)
+    sync(layout.root)
     return True
 
 
@@ -127,7 +127,8 @@ def sync_tree(root: Path) -> None:
         os.close(descriptor)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Returns when this one file or folder would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

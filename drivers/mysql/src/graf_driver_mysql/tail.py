@@ -7,7 +7,6 @@ is not in the group's history any more: perhaps acknowledged by a lone site, per
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graf_driver_mysql import binlog
+from graf_driver_mysql.bootstrap import sync
 from graf_driver_mysql.engine import Engine
 from graf_driver_mysql.history import History
 from graf_driver_mysql.programs import MissingProgramError, program
@@ -86,10 +86,10 @@ def write(engine: Engine, archive: Path, active: History) -> Told:
     missing = _dump(engine, fresh)
     _index(engine, parts, fresh / INDEX, missing)
     for path in fresh.iterdir():
-        _sync(path)
-    _sync(fresh)
+        sync(path)
+    sync(fresh)
     folder = fresh.rename(archive / FOLDER)
-    _sync(archive)
+    sync(archive)
     return Told(folder, sum(len(part.transactions) for part in parts), missing)
 
 
@@ -162,11 +162,3 @@ def _index(engine: Engine, parts: tuple[_Part, ...], target: Path, missing: str)
             lines.append("\t".join((one.gtid or "(tagged, see the dump)", at, where, ",".join(one.tables) or "-")))
             lines.extend(f"\t{statement}" for statement in one.statements)
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
