@@ -121,16 +121,24 @@ class Client:
         except (KeyError, ValueError, TypeError) as error:
             raise ClientError(f"the active site's answer makes no sense: {error!r}") from error
 
-    async def manifest(self, position: Position) -> bytes:
+    async def manifest(self, position: Position, since: Position | None = None) -> tuple[bytes, bool]:
         """A generation's manifest as a file; empty when it is gone.
+
+        Args:
+            position: of the generation.
+            since: another one, whose manifest is here.
+
+        Returns:
+            The file, and whether it is only what differs from that of `since`.
 
         Raises:
             ClientError: no answer.
         """
-        answer = await self._ask({"op": "manifest", "name": str(position)}, ANSWER_S)
+        request = {"op": "manifest", "name": str(position)} | ({"since": str(since)} if since is not None else {})
+        answer = await self._ask(request, ANSWER_S)
         try:
             async with asyncio.timeout(120):
-                return await self._reader.readexactly(int(answer["size"]))
+                return await self._reader.readexactly(int(answer["size"])), answer.get("delta") is True
         except (OSError, ssl.SSLError, TimeoutError, asyncio.IncompleteReadError, KeyError, ValueError) as error:
             raise ClientError(f"the manifest of {position} did not come: {error!r}") from error
 

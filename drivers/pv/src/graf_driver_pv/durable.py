@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 _AT_ONCE = 8
@@ -31,13 +31,41 @@ def sync_file(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def sync_all(files: Iterable[str], folders: Iterable[str]) -> None:
-    """Contents first, then the names. Several at once: the disk then writes many of them in one go."""
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pv-sync") as threads:
-        for _ in threads.map(sync_file, files):
+class Syncs:
+    """Makes files durable while others are still written. Several at once: the disk then writes many in one go."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pv-sync")
+        self._begun: dict[str, Future[None]] = {}
+
+    def begin(self, path: str, *, again: bool = True) -> None:
+        """Begins with a file that is written to its end; not `again`: unless it was begun with already."""
+        if again or path not in self._begun:
+            self._begun[path] = self._threads.submit(sync_file, path)
+
+    def forget(self, path: str) -> None:
+        """A file that is no longer there."""
+        self._begun.pop(path, None)
+
+    def forget_below(self, path: str) -> None:
+        """A folder that is no longer there."""
+        for below in [one for one in self._begun if one.startswith(f"{path}/")]:
+            del self._begun[below]
+
+    def finish(self, folders: Iterable[str]) -> None:
+        """Waits for the contents; only then the names are made durable.
+
+        Raises:
+            OSError: something is not durable.
+        """
+        for begun in self._begun.values():
+            begun.result()
+        for _ in self._threads.map(sync_folder, map(Path, folders)):
             pass
-        for _ in threads.map(sync_folder, map(Path, folders)):
-            pass
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown(cancel_futures=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:

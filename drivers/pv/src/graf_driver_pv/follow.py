@@ -13,12 +13,13 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from graf_driver_sdk.blocking import run_blocking
 from graf_driver_sdk.logs import event
 
-from graf_driver_pv import durable
+from graf_driver_pv import delta, durable
 from graf_driver_pv.client import Client, ClientError, Head
 from graf_driver_pv.manifest import Entry, Manifest, apply_root, changed_in, wrong_in
 from graf_driver_pv.parameters import Parameters
@@ -33,6 +34,7 @@ _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _MARK = "of"
 _LIST = "files"  # what rsync was asked for
 _WRITE_BYTES = 1 << 20
+_FILE_COSTS = 1 << 12  # of one, however small it is
 # rsync is three processes and the one that connects; none of them may go on writing, or keep the lock, when the driver
 # is killed. Standard input is a pipe that only the driver holds open: at its end the whole process group is killed.
 # SIGTERM is for rsync, which keeps what it has; the shell waits for it, and the watcher watches on. The shell is its
@@ -49,6 +51,25 @@ exit "$code"
 """
 # Standard streams, and the pipe at 3, come first in the shell: the lock must be none of them.
 _FIRST_FREE_FD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is to be done for a generation.
+
+    Attributes:
+        lock: on `incoming`, to be closed.
+        wanted: paths that must be copied.
+        emptied: folders out of which something was taken away.
+        fresh: `incoming` was begun anew; else an earlier try left what is there.
+        syncs: to be closed.
+    """
+
+    lock: int
+    wanted: set[str]
+    emptied: set[str]
+    fresh: bool
+    syncs: durable.Syncs = field(default_factory=durable.Syncs)
 
 
 class PullError(RuntimeError):
@@ -167,25 +188,25 @@ class Follower:
     async def _pull(self, client: Client, head: Head, position: Position) -> None:
         begun = time.monotonic()
         self.pulling = str(position)
-        content = await client.manifest(position)
-        if not content:
+        manifest, content = await manifest_of(client, position, self.newest)
+        if manifest is None:
             return  # it was replaced by a newer one meanwhile
-        manifest = await run_blocking(Manifest.decode, content)
         if manifest.position != position:
             raise PullError(f"{self.peer_site} gave the manifest of {manifest.position} for {position}")
         if self.newest is not None and not manifest.descends_from(self.newest.position):
             self.diverged = True
             raise PullError(f"{position} of {self.peer_site} does not descend from {self.newest.position} here")
-        lock, changed, fresh = await run_blocking(self._prepare, manifest)
+        work = await run_blocking(self._prepare, manifest)
         try:
-            if head.gives_files and is_small(manifest.entries, changed):
-                await self._take(client, changed, manifest)
-            elif changed:
-                await self._copy(position, changed, manifest, lock)
-            await run_blocking(self._finish, manifest, content, changed, fresh)
+            if head.gives_files and is_small(manifest.entries, work.wanted):
+                await self._take(client, work, manifest)
+            elif work.wanted:
+                await self._copy(position, work, manifest)
+            await run_blocking(self._finish, manifest, content, work)
         finally:
-            os.close(lock)
             self.pulling = ""
+            os.close(work.lock)
+            await run_blocking(work.syncs.close)
         self.newest = manifest
         self.pulls += 1
         self.last_pull_s = time.monotonic() - begun
@@ -194,7 +215,7 @@ class Follower:
             self._changed.notify_all()
         await run_blocking(self._after, manifest)
 
-    def _prepare(self, manifest: Manifest) -> tuple[int, set[str], bool]:
+    def _prepare(self, manifest: Manifest) -> _Work:
         """Brings `incoming` as close to the manifest as this site can; says what must be copied."""
         incoming = self._store.layout.incoming
         resumed = self._resumable(incoming)
@@ -217,7 +238,9 @@ class Follower:
             (incoming / name).mkdir(exist_ok=True)
         (incoming / _LIST).unlink(missing_ok=True)
         durable.replace_file(incoming / _MARK, str(manifest.position).encode())
-        return lock, wanted, resumed is None
+        emptied = {os.path.dirname(os.path.join(tree, path)) for path in changed - wanted}
+        emptied = {folder for folder in emptied if os.path.isdir(folder)}
+        return _Work(lock, wanted, emptied, resumed is None)
 
     def _resumable(self, incoming: Path) -> int | None:
         """The lock of what an earlier try left; None when there is nothing, or a process still writes into it."""
@@ -244,34 +267,40 @@ class Follower:
             raise
         return descriptor
 
-    async def _take(self, client: Client, changed: set[str], manifest: Manifest) -> None:
-        """Receives what is small over the connection to the active site."""
+    async def _take(self, client: Client, work: _Work, manifest: Manifest) -> None:
+        """Receives what is small over the connection to the active site; syncs and receives at the same time."""
         entries, tree = manifest.entries, os.fspath(self._store.layout.incoming / "tree")
-        files = [path for path in sorted(changed) if entries[path].kind == "f"]
-        others = [(path, b"") for path in sorted(changed) if entries[path].kind != "f"]
-        await run_blocking(_lay_all, tree, entries, others)  # folders come before what is in them
-        begun, received = time.monotonic(), 0
-        for portion in requests(files):
-            here, size = [], 0
-            async for path, content in client.files(manifest.position, portion):
-                here.append((path, content))
-                size += len(content)
-                received += len(content)
-                if size >= _WRITE_BYTES:
-                    await run_blocking(_lay_all, tree, entries, here)
-                    here, size = [], 0
-                if self._own.bandwidth_kib:
-                    due = begun + received / (self._own.bandwidth_kib * 1024)
-                    await asyncio.sleep(max(due - time.monotonic(), 0.0))
-            await run_blocking(_lay_all, tree, entries, here)
+        files = [path for path in sorted(work.wanted) if entries[path].kind == "f"]
+        others = [(path, b"") for path in sorted(work.wanted) if entries[path].kind != "f"]
+        await run_blocking(_lay_all, tree, entries, others, work.syncs)  # folders come before what is in them
+        begun, received, waiting = time.monotonic(), 0, 0
+        here: list[tuple[str, bytes]] = []
+        writing = asyncio.create_task(asyncio.sleep(0))
+        try:
+            for portion in requests(files):
+                async for path, content in client.files(manifest.position, portion):
+                    here.append((path, content))
+                    received += len(content)
+                    waiting += len(content) + _FILE_COSTS
+                    if waiting >= _WRITE_BYTES:
+                        await writing
+                        writing = asyncio.create_task(run_blocking(_lay_all, tree, entries, here, work.syncs))
+                        here, waiting = [], 0
+                    if self._own.bandwidth_kib:
+                        due = begun + received / (self._own.bandwidth_kib * 1024)
+                        await asyncio.sleep(max(due - time.monotonic(), 0.0))
+            await writing
+            await run_blocking(_lay_all, tree, entries, here, work.syncs)
+        finally:
+            await asyncio.gather(writing, return_exceptions=True)  # nothing is written after this has ended
 
-    async def _copy(self, position: Position, changed: set[str], manifest: Manifest, lock: int) -> None:
+    async def _copy(self, position: Position, work: _Work, manifest: Manifest) -> None:
         incoming = self._store.layout.incoming
         listing = incoming / _LIST
         # Each path from the module's root, with `/./` before what is kept of it: rsync 3.5's daemon does not open files
         # of a list that is relative to a folder below its module.
         prefix = f"{position}/tree/./"
-        listing.write_bytes(b"".join(os.fsencode(f"{prefix}{path}\0") for path in sorted(changed)))
+        listing.write_bytes(b"".join(os.fsencode(f"{prefix}{path}\0") for path in sorted(work.wanted)))
         command = [
             *("sh", "-c", WITH_THE_DRIVER, "copy"),
             *("rsync", "-lptgo", "--omit-dir-times", "--numeric-ids", "--quiet"),
@@ -291,7 +320,7 @@ class Follower:
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "RSYNC_CONNECT_PROG": connect},
             start_new_session=True,
-            pass_fds=(lock,),
+            pass_fds=(work.lock,),
         )
         assert process.stderr is not None
         try:
@@ -304,24 +333,28 @@ class Follower:
             text = told.decode(errors="replace").strip()[-300:]
             raise PullError(f"rsync from {self.peer_site} ended with {process.returncode}: {text}")
 
-    def _finish(self, manifest: Manifest, content: bytes, changed: set[str], fresh: bool) -> None:
+    def _finish(self, manifest: Manifest, content: bytes, work: _Work) -> None:
         """Verified by checksum, durable, named: in this order."""
         incoming = self._store.layout.incoming
         tree = os.fspath(incoming / "tree")
-        # What an earlier process left was not seen being made: all of it is read.
-        suspects = changed if fresh else manifest.entries
+        # What an earlier try left was not seen being made, nor synced: all of it is.
+        suspects = work.wanted if work.fresh else set(manifest.entries)
         wrong = wrong_in(tree, manifest.entries, suspects)
-        if not fresh:
+        if not work.fresh:
             wrong += sorted(changed_in(tree, manifest.entries) - set(wrong))
         if wrong:
             for path in wrong:
                 _clear_way(Path(tree, path), None)
             raise PullError(f"{len(wrong)} files did not arrive whole, e.g. {wrong[0]}; they are copied again")
         apply_root(tree, manifest.root)
-        files = [os.path.join(tree, path) for path in changed if manifest.entries[path].kind == "f"]
-        folders = {os.path.dirname(os.path.join(tree, path)) for path in changed} | {tree}
-        folders |= {os.path.join(tree, path) for path in changed if manifest.entries[path].kind == "d"}
-        durable.sync_all(files, folders)
+        folders = {os.path.dirname(os.path.join(tree, path)) for path in suspects} | {tree} | work.emptied
+        for path in suspects:
+            full, kind = os.path.join(tree, path), manifest.entries[path].kind
+            if kind == "d":
+                folders.add(full)
+            elif kind == "f":
+                work.syncs.begin(full, again=False)
+        work.syncs.finish(folders)
         self._store.commit(manifest, content)
 
     def _after(self, manifest: Manifest) -> None:
@@ -329,9 +362,30 @@ class Follower:
         self._store.prepare(manifest)
 
 
-def _lay_all(tree: str, entries: Mapping[str, Entry], contents: Iterable[tuple[str, bytes]]) -> None:
+async def manifest_of(client: Client, position: Position, have: Manifest | None) -> tuple[Manifest | None, bytes]:
+    """A generation's manifest and its file, None when it is gone; only what differs is sent, where that will do.
+
+    Raises:
+        ClientError: it did not come.
+        ValueError: what came is of no use.
+    """
+    content, is_delta = await client.manifest(position, have.position if have is not None else None)
+    if is_delta and have is not None:
+        try:
+            return await run_blocking(delta.apply, content, have)
+        except delta.OtherManifestError as error:
+            event(_LOG, "the whole manifest is asked for", logging.WARNING, position=str(position), cause=str(error))
+        content, _ = await client.manifest(position)
+    return (await run_blocking(Manifest.decode, content) if content else None), content
+
+
+def _lay_all(
+    tree: str, entries: Mapping[str, Entry], contents: Iterable[tuple[str, bytes]], syncs: durable.Syncs
+) -> None:
     for path, content in contents:
         lay(tree, path, entries[path], content)
+        if entries[path].kind == "f":
+            syncs.begin(os.path.join(tree, path))
 
 
 def _clear_way(path: Path, wanted: Entry | None) -> None:

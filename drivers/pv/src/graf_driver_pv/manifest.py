@@ -7,8 +7,8 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, NamedTuple, Self
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Self
 
 from graf_driver_pv.position import Position
 
@@ -46,6 +46,7 @@ class Manifest:
             else `moving`: files were written meanwhile, two of them may be of different moments.
         begun_wall_ms: when its making began, on the maker's wall clock: every change before that is in it.
         root: mode, owner and group of the tree itself.
+        texts: how each entry was encoded; most are the same in the next manifest.
     """
 
     position: Position
@@ -54,6 +55,7 @@ class Manifest:
     begun_wall_ms: int
     entries: Mapping[str, Entry]
     root: tuple[int, int, int]
+    texts: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def descends_from(self, other: Position) -> bool:
         """Whether everything of the other generation went into this one."""
@@ -66,20 +68,30 @@ class Manifest:
             lineage[self.position.epoch] = self.position.number
         return lineage
 
-    def encode(self) -> bytes:
-        """As a file: JSON, then its own checksum."""
-        body = json.dumps(
-            {
-                "version": _VERSION,
-                "position": str(self.position),
-                "lineage": sorted(self.lineage.items()),
-                "consistency": self.consistency,
-                "begunWallMs": self.begun_wall_ms,
-                "root": self.root,
-                "entries": self.entries,
-            },
-            separators=(",", ":"),
-        ).encode()
+    def header(self) -> dict[str, Any]:
+        """All but the entries, for JSON."""
+        return {
+            "version": _VERSION,
+            "position": str(self.position),
+            "lineage": sorted(self.lineage.items()),
+            "consistency": self.consistency,
+            "begunWallMs": self.begun_wall_ms,
+            "root": self.root,
+        }
+
+    def encode(self, before: Manifest | None = None) -> bytes:
+        """As a file: JSON, then its own checksum. What it shares with the one before is not encoded again.
+
+        The entries are in one order, so that who makes it of the one before gets the same bytes.
+        """
+        known, texts = (before.entries, before.texts) if before is not None else ({}, {})
+        for path in sorted(self.entries):
+            entry, text = self.entries[path], texts.get(path)
+            if text is None or known.get(path) is not entry:
+                text = f"{json.dumps(path)}:{to_json(entry)}"
+            self.texts[path] = text
+        entries = ",".join(self.texts.values())
+        body = f'{to_json(self.header())[:-1]},"entries":{{{entries}}}}}'.encode()
         return body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n"
 
     @classmethod
@@ -97,11 +109,7 @@ class Manifest:
             if raw["version"] != _VERSION:
                 raise ValueError(f"version {raw['version']!r} of the manifest is not known to this driver")
             entries = {path: Entry(*fields) for path, fields in raw["entries"].items()}
-            for path in entries:
-                check_path(path)
-                parent = path.rpartition("/")[0]
-                if parent and (parent not in entries or entries[parent].kind != "d"):
-                    raise ValueError(f"the manifest has a path below what is no folder: {path!r}")
+            check_entries(entries, entries)
             return cls(
                 Position.parse(raw["position"]),
                 {int(epoch): int(number) for epoch, number in raw["lineage"]},
@@ -112,6 +120,11 @@ class Manifest:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the manifest cannot be understood: {error!r}") from error
+
+
+def to_json(value: Any) -> str:
+    """Without spaces."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _root(raw: list[int]) -> tuple[int, int, int]:
@@ -146,6 +159,19 @@ def check_path(path: str) -> None:
     """
     if path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
         raise ValueError(f"the manifest has a path that leads out of the volume: {path!r}")
+
+
+def check_entries(entries: Mapping[str, Entry], paths: Iterable[str]) -> None:
+    """Refuses those of the paths that would lead out of the tree, also by way of a link.
+
+    Raises:
+        ValueError: one does.
+    """
+    for path in paths:
+        check_path(path)
+        parent = path.rpartition("/")[0]
+        if parent and (parent not in entries or entries[parent].kind != "d"):
+            raise ValueError(f"the manifest has a path below what is no folder: {path!r}")
 
 
 def observe(path: str, content: str = "") -> Entry | None:

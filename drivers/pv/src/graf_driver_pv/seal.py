@@ -22,12 +22,12 @@ PASSES = 3
 
 @dataclass
 class _Draft:
-    """The generation that is being made: its tree, its entries, and what must be synced."""
+    """The generation that is being made: its tree, its entries, and what is being synced."""
 
     source: str
     tree: str
     entries: dict[str, Entry]
-    files: set[str] = field(default_factory=set)
+    syncs: durable.Syncs
     folders: set[str] = field(default_factory=set)
     torn: bool = False
 
@@ -60,7 +60,7 @@ class _Draft:
             if copied is None:
                 return
             seen = copied
-            self.files.add(target)
+            self.syncs.begin(target)
         self.folders.add(os.path.dirname(target))
         self.entries[path] = seen
 
@@ -71,12 +71,12 @@ class _Draft:
             for below in [p for p in self.entries if p.startswith(f"{path}/")]:
                 del self.entries[below]
             shutil.rmtree(target, ignore_errors=True)
-            self.files = {f for f in self.files if not f.startswith(f"{target}/")}
+            self.syncs.forget_below(target)
             self.folders = {f for f in self.folders if f != target and not f.startswith(f"{target}/")}
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(target)
-            self.files.discard(target)
+            self.syncs.forget(target)
         if before is not None:
             self.folders.add(os.path.dirname(target))
 
@@ -141,35 +141,45 @@ def seal(
     ancestor = base or store.base()
     position = Position(epoch, ancestor.position.number + 1 if ancestor else 1)
     lineage = ancestor.next_lineage(epoch) if ancestor else {}
-    draft = _Draft(source, os.fspath(store.begin(base)), dict(known))
-    consistency = "moving"
+    with contextlib.closing(durable.Syncs()) as syncs:
+        draft = _Draft(source, os.fspath(store.begin(base)), dict(known), syncs)
+        consistency = _fill(draft, paths, changed_again, put_back, still)
+        root = root_of(source)
+        if base is not None and dict(known) == draft.entries and root == base.root:
+            return None
+        apply_root(draft.tree, root)
+        syncs.finish(draft.folders | {draft.tree})
+    manifest = Manifest(position, lineage, consistency, begun_wall_ms, draft.entries, root)
+    if base is None and ancestor is not None and dict(ancestor.entries) == draft.entries and root == ancestor.root:
+        manifest = ancestor  # a name says what is in it: who has it lacks nothing
+    store.commit(manifest, manifest.encode(base))
+    return manifest
+
+
+def _fill(
+    draft: _Draft,
+    paths: set[str],
+    changed_again: Callable[[], Changes] | None,
+    put_back: Callable[[Changes], None],
+    still: bool,
+) -> str:
+    """Takes what changed, until nothing changes meanwhile or for the last time; gives the consistency."""
     for _ in range(PASSES):
         draft.torn = False
         for path in sorted(paths):
             draft.take(path)
-        again = _found_again(source, draft, changed_again, still)
+        again = _found_again(draft, changed_again, still)
         if not again and not draft.torn:
-            consistency = "point-in-time"
-            break
-        paths = changed_in(source, draft.entries) if again.everything else again.paths
-    else:
-        put_back(again)
-    root = root_of(source)
-    if base is not None and dict(known) == draft.entries and root == base.root:
-        return None
-    apply_root(draft.tree, root)
-    durable.sync_all(draft.files, draft.folders | {draft.tree})
-    manifest = Manifest(position, lineage, consistency, begun_wall_ms, draft.entries, root)
-    if base is None and ancestor is not None and dict(ancestor.entries) == draft.entries and root == ancestor.root:
-        manifest = ancestor  # a name says what is in it: who has it lacks nothing
-    store.commit(manifest)
-    return manifest
+            return "point-in-time"
+        paths = changed_in(draft.source, draft.entries) if again.everything else again.paths
+    put_back(again)
+    return "moving"
 
 
-def _found_again(source: str, draft: _Draft, changed_again: Callable[[], Changes] | None, still: bool) -> Changes:
+def _found_again(draft: _Draft, changed_again: Callable[[], Changes] | None, still: bool) -> Changes:
     if still:
         return Changes()
     if changed_again is not None:
         return changed_again()
-    found = changed_in(source, draft.entries)
+    found = changed_in(draft.source, draft.entries)
     return Changes(paths=found, since_ns=time.monotonic_ns() if found else 0)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from graf_driver_sdk.logs import event
 
-from graf_driver_pv import small
+from graf_driver_pv import delta, small
 from graf_driver_pv import tls as tls_
 from graf_driver_pv.client import FRAME
 from graf_driver_pv.durable import replace_file
@@ -155,8 +155,9 @@ class Server:
                 writer.write(json.dumps(self._head() | {"pending": pending}).encode() + b"\n")
             elif request["op"] == "manifest":
                 self.pinned[writer] = str(request["name"])
-                content = await asyncio.to_thread(self._manifest, str(request["name"]))
-                writer.write(json.dumps({"size": len(content)}).encode() + b"\n" + content)
+                name, since = str(request["name"]), str(request.get("since", ""))
+                content, is_delta = await asyncio.to_thread(self._manifest, name, since)
+                writer.write(json.dumps({"size": len(content), "delta": is_delta}).encode() + b"\n" + content)
             elif request["op"] == "files":
                 self.pinned[writer] = str(request["name"])
                 await self._files(str(request["name"]), [str(path) for path in request["paths"]], writer)
@@ -198,12 +199,18 @@ class Server:
             "gives_files": True,
         }
 
-    def _manifest(self, name: str) -> bytes:
+    def _manifest(self, name: str, since: str) -> tuple[bytes, bool]:
+        """A manifest's file, or, where the other one is here, what differs from that."""
         path = self._layout.generation(str(Position.parse(name))) / MANIFEST
         try:
-            return path.read_bytes()
+            content = path.read_bytes()
         except FileNotFoundError:
-            return b""
+            return b"", False
+        base = self._source.generation(since) if since else None
+        manifest = self._source.generation(name) if base is not None else None
+        if base is None or manifest is None:
+            return content, False
+        return delta.encode(base, manifest, delta.checksum_of(content)), True
 
     async def _rsync(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         process = await asyncio.create_subprocess_exec(

@@ -96,12 +96,20 @@ class Store:
         done = subprocess.run(["cp", "-al", "--", source, part], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise StoreError(f"hard links to {source} cannot be made: {done.stderr.strip()[-300:]}")
+        # Here and not when the generation is complete: it would take its time there. What changes then is synced then.
+        for folder, _, _ in os.walk(part):
+            durable.sync_folder(Path(folder))
         part.rename(ready)
 
-    def commit(self, manifest: Manifest, content: bytes | None = None) -> None:
-        """Gives `incoming` its name. The caller has verified its tree and made it durable."""
+    def commit(self, manifest: Manifest, content: bytes) -> None:
+        """Gives `incoming` its name. The caller has verified its tree and made it durable.
+
+        Args:
+            manifest: of the new generation.
+            content: the same as a file.
+        """
         incoming = self.layout.incoming
-        durable.replace_file(incoming / MANIFEST, manifest.encode() if content is None else content)
+        durable.replace_file(incoming / MANIFEST, content)
         for entry in list(incoming.iterdir()):
             if entry.name not in ("tree", MANIFEST):
                 durable.discard(entry, self.layout.trash)
