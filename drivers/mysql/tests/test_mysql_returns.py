@@ -53,7 +53,7 @@ async def test_a_discarded_relay_log_makes_the_standby_unpromotable_until_it_cau
     async def tells_why() -> bool:
         status = await lab.west.status()
         assert not status.promotable
-        return "discarded" in status.promotable_reason or "caught up" in status.promotable_reason
+        return "discarded" in status.promotable_reason  # whatever it waits for by now is told after it
 
     await lab.until("west says why, once its applier has started", tells_why)
     with pytest.raises(PreconditionError, match="may lack acknowledged writes"):

@@ -41,7 +41,8 @@ class Standby:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.caught_up = False
-        self.reason = "has not caught up with the active since the driver started"
+        self._cause = "has not caught up with the active since the driver started"  # what took the evidence away
+        self._obstacle = ""  # what stands in the way of gaining it anew, "" where nothing is known
         self.held = False  # receiving was stopped on purpose (fenced)
         self.source: Endpoint | None = None
         self._target: History | None = None
@@ -56,11 +57,25 @@ class Standby:
         self._receiver = asyncio.Lock()  # one at a time starts or stops the receiver thread
         backend.on_death.append(self._died)
 
-    def drop_evidence(self, reason: str) -> None:
+    @property
+    def reason(self) -> str:
+        """Why this site is not promotable: what took the evidence away, then what it waits for; "" when caught up."""
+        if self.caught_up:
+            return ""
+        return f"{self._cause}; now: {self._obstacle}" if self._obstacle else self._cause
+
+    def drop_evidence(self, cause: str) -> None:
         """From now on this site is not promotable, until it has caught up anew."""
         self.caught_up = False
-        self.reason = reason
+        self._cause, self._obstacle = cause, ""
         self._target = None
+
+    def _hinder(self, obstacle: str) -> None:
+        """Something seen takes the evidence away. Where there was none, what took it away before is still told."""
+        if self.caught_up:
+            self.drop_evidence(obstacle)
+        else:
+            self._obstacle, self._target = obstacle, None
 
     async def follow(self, source: Endpoint) -> bool:
         """Begins or continues following; True when the source is being received.
@@ -99,7 +114,7 @@ class Standby:
 
     async def _start_applier(self) -> None:
         """Starts the applier alone. The relay log stays while the receiver runs; the evidence is gained anew anyway."""
-        self.drop_evidence("the applier had been stopped")
+        self._hinder("the applier had been stopped")
         self._parallel = self.backend.engine.ordered
         await self.backend.control.run(*self._how_to_apply(), self.backend.engine.start_applier)
         self._switching = False
@@ -137,7 +152,7 @@ class Standby:
             await stop_receiving(self.backend, now)
             now = await replica(control) or now
         if not now.applying:
-            self.drop_evidence(f"the applier stands still: {now.apply_error or 'stopped'}")
+            self._hinder(f"the applier stands still: {now.apply_error or 'stopped'}")
             raise PreconditionError(self.reason)
         if now.received:
             wait = self.backend.engine.wait_applied(now.received, APPLY_WAIT_S)
@@ -170,13 +185,14 @@ class Standby:
         if self.backend.mode is not Mode.STANDBY or now is None or self.source is None or self._finished:
             return
         if not now.applying:
-            self.drop_evidence(f"the applier stands still: {now.apply_error or 'stopped'}")
+            self._hinder(f"the applier stands still: {now.apply_error or 'stopped'}")
             await self._start_what_was_stopped_here()
         elif now.delay_s:
-            self.drop_evidence(f"somebody set it to apply {now.delay_s} s late on purpose")
+            self._hinder(f"somebody set it to apply {now.delay_s} s late on purpose")
         elif now.receive_errno in self.backend.engine.gone_from_source and not now.receiving:
-            self.drop_evidence(f"the active refuses to be followed: {now.receive_error}")
+            self._hinder(f"the active refuses to be followed: {now.receive_error}")
         elif not now.receiving and not self.held:
+            self._obstacle = f"nothing is received from {self.source.site}: {now.receive_error or 'not connected'}"
             await self._reconnect()
         elif now.receiving and not self.caught_up:
             await self._gain_evidence(seen)
@@ -186,24 +202,24 @@ class Standby:
         if self._target is None:
             answer = await self._ask_source()
             if answer is None:
-                self.reason = "the active's position could not be asked for"
+                self._obstacle = "the active's position could not be asked for"
                 return
             read_only, logged = answer
             if read_only:
-                self.reason = "the site that it follows is not active (yet)"
+                self._obstacle = "the site that it follows is not active (yet)"
                 return
             if run == self.backend.run:
-                self._target = logged
+                self._target, self._obstacle = logged, ""
         elif seen.applied.covers(self._target):
             if not self._parallel and self.backend.parameters.parallel_threads > 1:
                 await self._go_parallel()
                 return
-            self.caught_up, self.reason = True, ""
+            self.caught_up, self._obstacle = True, ""
             logs.event(log, "caught up", site=self.backend.site, position=str(seen.applied))
             self.backend.changed()
         else:
             behind = self._target.transactions_beyond(seen.applied)
-            self.reason = f"catching up with the active: {behind} transactions to go"
+            self._obstacle = f"catching up with the active: {behind} transactions to go"
 
     async def _go_parallel(self) -> None:
         """All other domains are applied: from here on only the active's own can come. Evidence is gained after it."""
