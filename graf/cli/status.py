@@ -119,7 +119,7 @@ def _answers(group: RedundancyGroup, status: RedundancyGroupStatus) -> list[tupl
     ready = [site.name for site in _ready_standbys(status) if site.name in members]
     if ready:
         takeover = f"[green]yes[/green], {escape(', '.join(ready))}"
-        loss = "nothing: every acknowledged write is there"
+        loss = _loss(group, status, ready[0])
     else:
         reasons = [
             f"{site.name}: "
@@ -151,6 +151,21 @@ def _answers(group: RedundancyGroup, status: RedundancyGroupStatus) -> list[tupl
                 (_words(condition.type), escape(f"{condition.status}, {condition.reason}: {condition.message}"))
             )
     return lines
+
+
+def _loss(group: RedundancyGroup, status: RedundancyGroupStatus, site_name: str) -> str:
+    """What a failover to a site that can take over would lose now."""
+    data = [component.name for component in group.spec.components if component.stage == "data"]
+    if not data:
+        return "nothing: it holds no data"
+    if status.rpo != "async":
+        return "nothing: every acknowledged write is there"
+    site = next(site for site in status.sites if site.name == site_name)
+    lags = [report.lag_seconds for report in site.components if report.name in data]
+    known = [lag for lag in lags if lag is not None]
+    if len(known) < len(data):
+        return "[yellow]unknown[/yellow]: no write waits for the standby, and not every component tells its lag"
+    return f"up to {max(known):.1f} s of changes: no write waits for the standby"
 
 
 def _copies(group: RedundancyGroup, status: RedundancyGroupStatus) -> list[tuple[str, str]]:

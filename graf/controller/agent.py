@@ -43,7 +43,7 @@ from graf.shell.logs import event
 from graf.shell.proto import peer_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
 
     from graf.api.values import Electorate
     from graf.controller.dialing import Dial, Dialer
@@ -96,6 +96,7 @@ class GroupAgent:
         self.stall_ended_ns = 0
         self.switchover = Switchover(self)
         self.peers: dict[str, pb.GroupStatus] = {}
+        self._told_ns: dict[str, int] = {}  # when each of them told it
         self.last_release: Release | None = None
         self.last_release_ns = 0
         self.last_active = ("", 0)
@@ -160,7 +161,7 @@ class GroupAgent:
         except ValueError:
             status.ClearField("voters")  # none, or none that anybody could vote by
         before = self.peers.get(peer)
-        self.peers[peer] = status
+        self.peers[peer], self._told_ns[peer] = status, time.monotonic_ns()
         told_set = wire.set_from_wire(status.known_set)
         if status.role:
             self.protocol.heard_set(told_set)
@@ -201,6 +202,7 @@ class GroupAgent:
         views = {c.name: c.view(now_ns) for c in self.components.values()}
         promotable, reason = self.promotable()
         lag = [c.status for c in data if c.status is not None]
+        spares = [c.spare_ms() for c in self._copies()]
         promise, lease = self.voting.promise(self.config.group), self.lease
         voters = lease.voters if lease is not None else promise.voters if promise is not None else None
         return pb.GroupStatus(
@@ -218,17 +220,26 @@ class GroupAgent:
             active_since_epoch=self.active_since_epoch,
             endpoints=self._endpoints.of(self.config.group),
             voters=wire.electorate_to_wire(voters) if voters is not None else None,
+            copy_refusal=self._refusal(self._copies()),
+            copy_spare_ms=min((s for s in spares if s is not None), default=None),
         )
 
     def promotable(self) -> tuple[bool, str]:
         """Whether every data component here could be promoted without losing an acknowledged write."""
+        refusal = self._refusal([c for c in self.components.values() if c.config.synchronous])
+        return not refusal, refusal
+
+    def _copies(self) -> list[Component]:
+        return [c for c in self.components.values() if c.config.copied]
+
+    @staticmethod
+    def _refusal(components: Iterable[Component]) -> str:
+        """Why one of these could not be promoted here without losing more than it may; empty when all could."""
         now_ns = time.monotonic_ns()
-        for component in self.components.values():
-            if component.config.synchronous:
-                view = component.view(now_ns)
-                if not view.promotable:
-                    return False, f"{component.name}: {view.promotable_reason or view.health.value}"
-        return True, ""
+        for view in (component.view(now_ns) for component in components):
+            if not view.promotable:
+                return f"{view.name}: {view.promotable_reason or view.health.value}"
+        return ""
 
     @property
     def lease(self) -> Lease | None:
@@ -296,7 +307,7 @@ class GroupAgent:
         while True:
             try:
                 now_ns = time.monotonic_ns()
-                data = [c.view(now_ns) for c in self.components.values() if c.config.synchronous]
+                data = [c.view(now_ns) for c in self.components.values() if self.config.under_set(c.config)]
                 self.protocol.observe_followers(data, now_ns)
                 if self.lease is not None:
                     self._advance_activation()
@@ -540,6 +551,10 @@ class GroupAgent:
             # A witness's record has no role; what counts of its set is in the protocol's `told_set`.
             known_set=wire.set_from_wire(status.known_set) if status.role else SyncSet(),
             voters=wire.electorate_from_wire(status.voters) if status.HasField("voters") else None,
+            copy_refusal=status.copy_refusal,
+            copy_spare_ns=status.copy_spare_ms * MILLISECOND_NS - (now_ns - self._told_ns.get(name, 0))
+            if status.HasField("copy_spare_ms")
+            else None,
         )
 
     def tell_peers(self) -> None:

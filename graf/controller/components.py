@@ -104,6 +104,7 @@ class Component:
         self._status: pb.ComponentStatus | None = None
         self._status_at_ns = 0
         self._troubled_since_ns: int | None = time.monotonic_ns()
+        self._promotable_at_ns: int | None = None
         self._renewing = False
         self._renew_to_ns = 0
         self._info: pb.GetInfoResponse | None = None
@@ -140,6 +141,18 @@ class Component:
     def status_age_ns(self) -> int:
         """Age of the last status."""
         return time.monotonic_ns() - self._status_at_ns
+
+    def spare_ms(self) -> int | None:
+        """For how much longer a copy stays within its declared RPO if nothing more comes; None where none is declared.
+
+        The limit is the parameter `rpoSeconds`, by convention of the drivers whose copies are not synchronous.
+        """
+        limit_s, status = self.wiring.parameters.get("rpoSeconds"), self._status
+        if not isinstance(limit_s, int | float) or isinstance(limit_s, bool):
+            return None
+        if status is None or status.lag_seconds < 0:
+            return 0
+        return max(0, int((limit_s - status.lag_seconds) * 1000) - self.status_age_ns // MILLISECOND_NS)
 
     @property
     def last_error(self) -> str:
@@ -229,6 +242,7 @@ class Component:
             promotable_reason=status.promotable_reason or status.message,
             settled=self.settled,
             troubled_since_ns=self._troubled_since_ns,
+            promotable_at_ns=self._promotable_at_ns,
             set_in_force=frozenset(status.synchronous_set),
             followers={
                 f.site: FollowerView(
@@ -460,6 +474,10 @@ class Component:
             self._troubled_since_ns = None
         elif self._troubled_since_ns is None:
             self._troubled_since_ns = now_ns
+        if status.health != pb.HEALTH_HEALTHY:
+            self._promotable_at_ns = None
+        elif status.promotable:
+            self._promotable_at_ns = now_ns
         self._on_change()
 
     def _lost(self, why: str) -> None:
@@ -467,6 +485,7 @@ class Component:
         if self._status is not None:
             event(LOG, "driver lost", logging.WARNING, group=self._group, component=self.name, cause=why)
         self._unheard = why
+        self._promotable_at_ns = None
         if self._troubled_since_ns is None:
             self._troubled_since_ns = time.monotonic_ns()
         if self._status is not None:

@@ -50,19 +50,21 @@ def assignment_of(spec: GroupAssignmentSpec, classes: Mapping[str, DriverClass])
                 f"which this site has not been given; commit it under driverclasses/"
             )
         capabilities = driver_class.spec.required_capabilities
+        can_be_copied = component.stage == "data" and {"POSITION", "RESYNC"} <= set(capabilities)
+        # Where the policy lets writes be lost, nothing waits for a standby, whatever the driver could do.
+        synchronous = "SYNCHRONOUS" in capabilities and (spec.lossless or not can_be_copied)
         components.append(
             ComponentConfig(
                 name=component.name,
                 stage=Stage(component.stage),
                 depends_on=tuple(component.depends_on),
-                synchronous="SYNCHRONOUS" in capabilities,
+                synchronous=synchronous,
                 gate="GATE" in capabilities,
-                copied=component.stage == "data"
-                and "SYNCHRONOUS" not in capabilities
-                and {"POSITION", "RESYNC"} <= set(capabilities),
+                copied=can_be_copied and not synchronous,
             )
         )
     members = spec.voters.members
+    holds_data = any(component.holds_data for component in components)
     config = GroupConfig(
         group=spec.group,
         site=spec.site,
@@ -71,7 +73,8 @@ def assignment_of(spec: GroupAssignmentSpec, classes: Mapping[str, DriverClass])
         timing=Timing(
             spec.timing.heartbeat_ms * MILLISECOND_NS, spec.timing.ttl_ms * MILLISECOND_NS, spec.timing.drift_ppm
         ),
-        lossless=spec.lossless,
+        lossless=holds_data,
+        waits=holds_data and (spec.lossless or any(component.synchronous for component in components)),
         automatic=spec.failover_mode == "Automatic",
         initial_site=spec.initial_site,
         components=tuple(components),

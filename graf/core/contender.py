@@ -164,11 +164,38 @@ def data_is_promotable(view: SiteView, now_ns: int) -> Decision | None:
     """The drivers' own evidence that everything acknowledged is still here; before the first epoch nothing was."""
     if not view.config.lossless or (view.promise is None and not view.record_lost):
         return None
-    bad = [c for c in view.data if not c.promotable]
+    gave_back = view.given_at_ns > 0 and not view.given_to
+    if not view.config.waits and view.promise is not None and view.site in view.promise.heirs and not gave_back:
+        return None  # its own is the newest; the driver of a copy that follows nobody need not say so
+    bad = [c for c in view.data if not view.has_data(c)]
     if not bad:
         return None
     detail = "; ".join(f"{c.name}: {c.promotable_reason or c.health.value}" for c in bad)
     return _hold("DataNotPromotable", detail, view)
+
+
+def copies_are_within_rpo(view: SiteView, now_ns: int) -> Decision | None:
+    """Of data outside the synchronous set no more is lost than its driver was told to allow (`promotable`).
+
+    Its word counts if it holds now, or held once the former holder's lease had ended for sure: since then nothing was
+    written. A site to which the group belongs, or was given, loses nothing by this: what it has is the newest, or was
+    proved.
+    """
+    promise = view.promise
+    if promise is None and not view.record_lost:
+        return None
+    if promise is not None and view.site in promise.heirs:
+        return None
+    if promise is None:
+        ended_ns = now_ns
+    else:
+        released = promise.released and view.released_at_ns is not None
+        ended_ns = view.released_at_ns if released and view.released_at_ns is not None else view.holder_free_at_ns
+    bad = [c for c in view.copies if not c.promotable and (c.promotable_at_ns is None or c.promotable_at_ns < ended_ns)]
+    if not bad:
+        return None
+    detail = "; ".join(f"{c.name}: {c.promotable_reason or c.health.value}" for c in bad)
+    return _hold("CopyBeyondRpo", detail, view)
 
 
 def a_stalled_process_waits(view: SiteView, now_ns: int) -> Decision | None:
@@ -229,6 +256,7 @@ CONTENDER_RULES: tuple[ContenderRule, ...] = (
     ("successor-goes-first", successor_goes_first),
     ("drivers-are-known", drivers_are_known),
     ("data-is-promotable", data_is_promotable),
+    ("copies-are-within-rpo", copies_are_within_rpo),
     ("a-stalled-process-waits", a_stalled_process_waits),
     ("majority-is-visible", majority_is_visible),
     ("back-off", back_off),

@@ -88,7 +88,10 @@ def _who_can_take_over(view: SiteView) -> tuple[str, tuple[Reason, ...]]:
     for name in view.config.sites:
         if name == view.site:
             continue
-        against = take_over_refusals(view, view.peers.get(name, PeerView(name, connected=False)))
+        peer = view.peers.get(name, PeerView(name, connected=False))
+        against = take_over_refusals(view, peer)
+        if peer.copy_refusal:  # a planned move copies the rest first; here there is no time for that
+            against += (Reason("CopyBeyondRpo", f"{name}: {peer.copy_refusal}"),)
         if not against:
             return name, ()
         refusals.extend(against)
@@ -111,15 +114,16 @@ def _left_to_people(evidence: Reason) -> Decision:
 def release_when_data_is_lost(view: SiteView, now_ns: int) -> Decision | None:
     """A loud failure is fast: the holder that sees its data component die gives the epoch to a site that can serve.
 
-    Dead is proved, so it counts at once. Unknown and Unhealthy may pass: they count after the suspicion time.
-    Where nobody can take over, the component is started again in its place.
+    Dead is proved, so it counts at once. Unknown and Unhealthy may pass: they count after the suspicion time, and never
+    where a move would lose what only this site has. Where nobody can take over, the component is started again in its
+    place.
     """
     config = view.config
     lost = [
         c
         for c in view.data
         if c.troubled_since_ns is not None
-        and (c.health is Health.DEAD or now_ns - c.troubled_since_ns >= config.timing.suspect_ns)
+        and (c.health is Health.DEAD or (config.waits and now_ns - c.troubled_since_ns >= config.timing.suspect_ns))
     ]
     if not lost:
         return None
@@ -135,11 +139,7 @@ def release_when_data_is_lost(view: SiteView, now_ns: int) -> Decision | None:
 
 def _lost_copies(view: SiteView) -> tuple[ComponentView, ...]:
     """Copied components whose data is proved to be gone here."""
-    return tuple(
-        view.components[c.name]
-        for c in view.config.components
-        if c.copied and view.components[c.name].health is Health.DEAD
-    )
+    return tuple(c for c in view.copies if c.health is Health.DEAD)
 
 
 def release_when_a_copy_is_lost(view: SiteView, now_ns: int) -> Decision | None:
@@ -186,7 +186,7 @@ def give_back_without_data(view: SiteView, now_ns: int) -> Decision | None:
         c
         for c in view.data
         if c.role is not Role.ACTIVE
-        and not c.promotable
+        and not view.has_data(c)
         and (c.health is Health.DEAD or (waited and c.health is not Health.UNKNOWN))
     ]
     if not gone:
@@ -206,12 +206,13 @@ def give_back_without_data(view: SiteView, now_ns: int) -> Decision | None:
 def new_holder_shrinks(view: SiteView, now_ns: int) -> Decision | None:
     """A new holder acknowledges with all of the adopted set until it has shrunk it to itself.
 
-    It does so only while its own data is here: promoted already, or able to be.
+    It does so only while its own data is here: promoted already, or able to be. A group without data has a set too: it
+    keeps nobody out, and is the voters' record that the group has served.
     """
     holder_set, lease = view.holder_set, view.lease
-    if not view.config.lossless or holder_set is None or lease is None or holder_set.counter > 0:
+    if holder_set is None or lease is None or holder_set.counter > 0:
         return None
-    missing = [c.name for c in view.data if c.role is not Role.ACTIVE and not c.promotable]
+    missing = [c.name for c in view.data if c.role is not Role.ACTIVE and not view.has_data(c)]
     if missing and lease.epoch > BOOTSTRAP_EPOCH:
         return Decision((), (Reason("DataNotPromotable", ", ".join(missing)),), view.config.timing.heartbeat_ns)
     members = frozenset({view.site})
@@ -227,7 +228,15 @@ def new_holder_shrinks(view: SiteView, now_ns: int) -> Decision | None:
 
 def _stands_by(view: SiteView, name: str) -> bool:
     peer = view.peers.get(name)
-    return peer is not None and peer.connected and peer.role is Role.STANDBY and peer.promotable
+    if peer is None or not peer.connected or peer.role is not Role.STANDBY or not peer.promotable:
+        return False
+    return view.config.waits or _copies_are_current(view, peer)
+
+
+def _copies_are_current(view: SiteView, peer: PeerView) -> bool:
+    """Whether a site lacks no more than declared, and will not before this holder could be gone unheard."""
+    ttl_ns = view.config.timing.ttl_ns
+    return not peer.copy_refusal and (peer.copy_spare_ns is None or peer.copy_spare_ns > ttl_ns)
 
 
 def wait_for_the_contest(view: SiteView, now_ns: int) -> Decision | None:
@@ -247,7 +256,7 @@ def settle_new_voters(view: SiteView, now_ns: int) -> Decision | None:
     lease, settling, holder_set = view.lease, view.settling, view.holder_set
     if lease is None or settling is None or settling.begun or holder_set is None:
         return None
-    if view.config.lossless and holder_set.current.version.epoch != lease.epoch:
+    if holder_set.current.version.epoch != lease.epoch:
         return None
     missing = [v for v in lease.voters.newcomers if v not in lease.sent_ns]
     age_ns = now_ns - view.won_at_ns
@@ -262,7 +271,7 @@ def settle_new_voters(view: SiteView, now_ns: int) -> Decision | None:
 def shrink_lost_member(view: SiteView, now_ns: int) -> Decision | None:
     """A member that does not acknowledge stops the service until a majority has stored the set without it."""
     holder_set = view.holder_set
-    if not view.config.lossless or holder_set is None or holder_set.proposed is not None:
+    if not view.config.lossless or not view.config.waits or holder_set is None or holder_set.proposed is not None:
         return None
     suspect_ns = view.config.timing.suspect_ns
     waited = {
@@ -288,7 +297,7 @@ def shrink_lost_member(view: SiteView, now_ns: int) -> Decision | None:
 def grow_with_caught_up_member(view: SiteView, now_ns: int) -> Decision | None:
     """Growth in this order: acknowledgements required, caught up, told."""
     holder_set = view.holder_set
-    if not view.config.lossless or holder_set is None or holder_set.proposed is not None:
+    if not view.config.lossless or not view.config.waits or holder_set is None or holder_set.proposed is not None:
         return None
     timing = view.config.timing
     if holder_set.joining:
@@ -317,6 +326,34 @@ def grow_with_caught_up_member(view: SiteView, now_ns: int) -> Decision | None:
         follows = all(c.settled and name in c.followers and c.followers[name].connected for c in view.data)
         if view.data and follows and peer.promotable:
             return Decision((Join(name),), (Reason("MemberReturns", f"{name} follows and has caught up"),))
+    return None
+
+
+def keep_current_copies(view: SiteView, now_ns: int) -> Decision | None:
+    """Where no write waits for a standby, the set has the sites that lack no more than their components declare.
+
+    A site leaves it a lease time before its copy may be too old: a holder that cannot tell the voters so any more has
+    no lease by then, so that nothing more is written.
+    """
+    holder_set, lease = view.holder_set, view.lease
+    if view.config.waits or holder_set is None or lease is None or holder_set.proposed is not None:
+        return None
+    members = holder_set.current.members
+    old = frozenset(
+        name
+        for name in members
+        if name != view.site and not _copies_are_current(view, view.peers.get(name, PeerView(name, connected=False)))
+    )
+    if old:
+        why = "; ".join(f"{n}: {view.peers[n].copy_refusal or 'not heard'}" for n in sorted(old) if n in view.peers)
+        return Decision((ProposeSet(members - old),), (Reason("CopyBeyondRpo", why or ", ".join(sorted(old))),))
+    back = frozenset(
+        name
+        for name in view.config.sites
+        if name not in members and _stands_by(view, name) and view.peers[name].epoch == lease.epoch
+    )
+    if back:
+        return Decision((ProposeSet(members | back),), (Reason("CopyWithinRpo", ", ".join(sorted(back))),))
     return None
 
 
@@ -417,6 +454,7 @@ HOLDER_RULES: tuple[HolderRule, ...] = (
     ("release-when-data-is-lost", release_when_data_is_lost),
     ("shrink-lost-member", shrink_lost_member),
     ("grow-with-caught-up-member", grow_with_caught_up_member),
+    ("keep-current-copies", keep_current_copies),
     ("release-when-a-copy-is-lost", release_when_a_copy_is_lost),
     ("change-voters", change_voters),
     ("regain-voters", regain_voters),

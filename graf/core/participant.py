@@ -111,7 +111,7 @@ class Participation:
             its record.
         lost_since_ns: Per required site, since when the data drivers have missed it.
         given_to: The site that the last epoch held here was released to; empty for none, and once one is held again.
-        given_at_ns: When that was.
+        given_at_ns: When it was released; 0 when none was, and once one is held again.
         giving_back: Voters that may still be bound by a contest that was lost, each with its epoch, until they answer.
     """
 
@@ -232,6 +232,7 @@ def _won(part: Participation, config: GroupConfig, contest: Contest, now_ns: int
         lost_since_ns=MappingProxyType({}),
         join_not_before_ns=0,
         given_to="",
+        given_at_ns=0,
     )
     return part, (Won(contest),)
 
@@ -376,7 +377,7 @@ def give_to(part: Participation, successor: str, now_ns: int) -> Participation:
 def must_acknowledge(part: Participation, config: GroupConfig) -> frozenset[str]:
     """Sites whose acknowledgement the data drivers have to wait for, this one included."""
     own = frozenset({config.site})
-    if part.held is None or not config.lossless:
+    if part.held is None or not config.lossless or not config.waits:
         return own
     return part.held.must_acknowledge | own
 

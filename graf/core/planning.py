@@ -110,7 +110,6 @@ class GroupView:
     preferred: str
     sites: Mapping[str, SiteView]
     synchronous_set: frozenset[str] = frozenset()
-    lossless: bool = True
     running_operation: str = ""
     failbacks_tried: int = 0  # that ended without success in this epoch
     last_completed_s: float | None = None  # when an operation was last completed, on the clock of `now_s`
@@ -134,8 +133,8 @@ def is_standby(view: GroupView, seen: SiteView) -> Reason | None:
 
 
 def has_every_write(view: GroupView, seen: SiteView) -> Reason | None:
-    """A lossless group moves only to a site that has all that was acknowledged."""
-    if not view.lossless or seen.name in view.synchronous_set:
+    """A group moves only to a member of its set, which has all that was acknowledged, or lacks what may be lost."""
+    if seen.name in view.synchronous_set:
         return None
     members = ", ".join(sorted(view.synchronous_set)) or "empty"
     return Reason("NotInSynchronousSet", f"{seen.name} is not in the synchronous set ({members})")

@@ -33,7 +33,9 @@ def decide(
             decision = rule(view, now_ns)
             if decision is not None:
                 return _bounded(decision, view, now_ns)
-        return _bounded(Decision((), (Reason("Serving", f"epoch {view.lease.epoch}"),)), view, now_ns)
+        # What a copy lacks grows with every moment in which nothing is heard of it.
+        recheck_ns = 0 if view.config.waits else view.config.timing.heartbeat_ns
+        return _bounded(Decision((), (Reason("Serving", f"epoch {view.lease.epoch}"),), recheck_ns), view, now_ns)
     if view.contest is not None:
         return Decision((), (Reason("Contending", f"epoch {view.contest.campaign.epoch}"),))
     for _name, rule in contender_rules:

@@ -58,7 +58,13 @@ class ComponentConfig:
 
 @dataclass(frozen=True, slots=True)
 class GroupConfig:
-    """A group as this site has been told to protect it."""
+    """A group as this site has been told to protect it.
+
+    Attributes:
+        lossless: Only a member of the synchronous set may take over. False for a group that holds no data.
+        waits: A write is acknowledged only when every member has it. Without it (`rpo: async`, or no data) the set has
+            the sites that lack no more than their components declare.
+    """
 
     group: str
     site: str
@@ -69,6 +75,11 @@ class GroupConfig:
     automatic: bool
     initial_site: str
     components: tuple[ComponentConfig, ...]
+    waits: bool = True
+
+    def under_set(self, component: ComponentConfig) -> bool:
+        """Whether it holds data that the synchronous set is about."""
+        return component.synchronous or (component.copied and not self.waits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,7 @@ class ComponentView:
         accepting: It would acknowledge a client's write, or lets clients in.
         settled: It has what was last asked of it (role, epoch and set), as its driver said.
         troubled_since_ns: Since when it has been Unknown, Unhealthy or Dead without a break; None when it is not.
+        promotable_at_ns: When it was last observed to be promotable; None when something was wrong with it since.
     """
 
     name: str
@@ -105,6 +117,7 @@ class ComponentView:
     promotable_reason: str = ""
     settled: bool = False
     troubled_since_ns: int | None = None
+    promotable_at_ns: int | None = None
     set_in_force: frozenset[str] = frozenset()
     followers: Mapping[str, FollowerView] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -116,6 +129,9 @@ class PeerView:
     Attributes:
         connected: Its stream is up and it was heard within the suspicion time.
         voters: Those in force as it told them; None when it has no record itself.
+        copy_refusal: Why a promotion there could lose more than is declared of a component that is only copied; empty
+            when it could not.
+        copy_spare_ns: For how much longer that stays so if nothing more reaches it; None where no limit is declared.
     """
 
     name: str
@@ -127,6 +143,8 @@ class PeerView:
     ready: bool = False
     known_set: SyncSet = SyncSet()
     voters: Electorate | None = None
+    copy_refusal: str = ""
+    copy_spare_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +172,8 @@ class SiteView:
         voters_hint: Voters that the refusals of the last contest named.
         refused_set: Newest synchronous set for whose sake a voter refused this site.
         told_set: Newest synchronous set that a peer told, or that was in force here, since this process started.
-        given_to, given_at_ns: The successor that this process released its last epoch to, and when; empty for none.
+        given_to, given_at_ns: The successor that this process released its last epoch to, empty for none, and when it
+            did; 0 when it did not.
     """
 
     config: GroupConfig
@@ -194,7 +213,20 @@ class SiteView:
     @property
     def data(self) -> tuple[ComponentView, ...]:
         """Components that hold data under the synchronous set."""
-        return tuple([self.components[c.name] for c in self.config.components if c.synchronous])
+        return tuple([self.components[c.name] for c in self.config.components if self.config.under_set(c)])
+
+    @property
+    def copies(self) -> tuple[ComponentView, ...]:
+        """Components that are copied beside the synchronous set."""
+        return tuple([self.components[c.name] for c in self.config.components if c.copied and self.config.waits])
+
+    def has_data(self, component: ComponentView) -> bool:
+        """Whether a component under the synchronous set has here what the set says of this site.
+
+        A copy's driver cannot tell that nothing is written any more, so what may be missing seems to grow for as long
+        as its active site is silent. How much it is, is the set's matter then; here it counts that nothing went wrong.
+        """
+        return component.promotable or (not self.config.waits and component.promotable_at_ns is not None)
 
     @property
     def newest_set(self) -> SyncSet:

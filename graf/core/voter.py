@@ -200,7 +200,6 @@ def _bootstrap_again(asked: Asked) -> bool:
     promise, campaign = asked.promise, asked.campaign
     return (
         promise is not None
-        and campaign.lossless
         and campaign.epoch == promise.epoch == BOOTSTRAP_EPOCH
         and promise.site == asked.site
         and promise.stored_set == campaign.known_set == SyncSet(SetVersion(BOOTSTRAP_EPOCH, 0), frozenset({asked.site}))

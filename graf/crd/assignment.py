@@ -98,7 +98,7 @@ class GroupAssignmentSpec(Model):
     administrative_role: AdministrativeRole = Field(default="spare", description="Role that people want for the site.")
     voters: Voters = Field(description="The declared voters.")
     timing: Timing = Field(description="Timing of heartbeats and leases.")
-    lossless: bool = Field(default=True, description="Whether only a site with every acknowledged write may take over.")
+    lossless: bool = Field(default=True, description="Whether writes wait for every site that may take over.")
     failover_mode: Literal["Automatic", "Manual"] = Field(
         default="Automatic", description="Whether the site may campaign by itself after a failure."
     )

@@ -373,12 +373,15 @@ class RedundancyGroupStatus(Model):
     observed_generation: int = Field(default=0, description="Generation of the spec that this is about.")
     active_site: str = Field(default="", description="Active site by the highest recorded epoch.")
     epoch: int = Field(default=0, description="Highest recorded epoch.")
+    rpo: str = Field(default="", description="RPO gate of its policy: lossless or async.")
     ready: str = Field(default="", description="Sites that serve or could take over, of all: 2/2.")
     lag: str = Field(default="", description="Worst lag of a standby, for people.")
     rto: str = Field(default="", description="Predicted outage of a failover, for people.")
     predicted_rto: PredictedRto | None = Field(default=None, description="What a failover would cost now.")
     synchronous_set: SynchronousSet | None = Field(
-        default=None, description="Sites that have every acknowledged write."
+        default=None,
+        description="Sites that may take over: they have every acknowledged write; with `rpo: async` they lack no more "
+        "than their components declare.",
     )
     voters: VotersStatus | None = Field(default=None, description="Which voters decide about the group.")
     sites: list[GroupSiteStatus] = Field(default_factory=list, description="By site.")

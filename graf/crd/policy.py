@@ -96,7 +96,8 @@ class Failover(Model):
     )
     rpo: Literal["lossless", "async"] = Field(
         default="lossless",
-        description="RPO gate. lossless: only a site with every acknowledged write. async is not yet supported.",
+        description="RPO gate. lossless: a write is acknowledged when every site that may take over has it. async: no "
+        "write waits; a site may take over that lacks no more than `rpoSeconds` of each component that is copied.",
     )
     timeout_seconds: int | None = Field(
         default=None, ge=1, description="How long to wait for a safe failover. Not yet supported."

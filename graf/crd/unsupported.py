@@ -31,8 +31,6 @@ def _site(site: Site) -> Iterator[Problem]:
 
 def _policy(policy: RedundancyPolicy) -> Iterator[Problem]:
     failover, failback = policy.spec.failover, policy.spec.failback
-    if failover.rpo != "lossless":
-        yield _problem("spec.failover.rpo", failover.rpo, "use lossless: only lossless in this release")
     if failover.timeout_seconds is not None:
         yield _problem("spec.failover.timeoutSeconds", "a time-out", "leave it out: the group holds until it is safe")
     if failover.on_timeout != "Abort":

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import sys
 import time
+from functools import partial
 
 from graf.sim.campaign import Campaign, chunks, play_chunk, tune
 
@@ -18,11 +19,12 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after that time with what is done by then")
+    parser.add_argument("--copies", action="store_true", help="groups whose data is only copied")
     options = parser.parse_args()
     began, told = time.monotonic(), 0.0
-    campaign = Campaign()
+    campaign = Campaign(copies=options.copies)
     with multiprocessing.get_context("spawn").Pool(options.workers, tune) as pool:
-        for part in pool.imap(play_chunk, chunks(options.first, options.seeds)):
+        for part in pool.imap(partial(play_chunk, copies=options.copies), chunks(options.first, options.seeds)):
             campaign.add(part)
             spent = time.monotonic() - began
             if spent - told > 10:

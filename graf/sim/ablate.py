@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from graf.sim.bugs import BUGS, BY_NAME, UNSEEN
 from graf.sim.run import play
-from graf.sim.settings import SITES, WITNESSES, Settings, drawn
+from graf.sim.settings import SITES, WITNESSES, Settings, copied, drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +47,8 @@ def settings_of(bug: Bug, seed: int) -> Settings:
     and for as long as any run has them: a safeguard that answers to a rare meeting of faults is called upon more often.
     """
     settings = replace(drawn(seed), lossless=bug.lossless)
+    if bug.copied:
+        settings = copied(settings)
     heartbeat_ns = settings.timing.heartbeat_ns
     if bug.script:
         end = max(planned.at + planned.lasts for planned in bug.script)

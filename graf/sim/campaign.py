@@ -51,15 +51,15 @@ def chunks(first: int, seeds: int) -> Iterator[tuple[int, int]]:
         first, seeds = first + CHUNK, seeds - CHUNK
 
 
-def play_chunk(part: tuple[int, int]) -> Chunk:
-    """Plays consecutive seeds."""
+def play_chunk(part: tuple[int, int], *, copies: bool = False) -> Chunk:
+    """Plays consecutive seeds; with `copies` for groups whose data is only copied."""
     first, seeds = part
     digest = hashlib.sha256()
     simulated_ns = events = 0
     counts: dict[str, int] = {}
     violations = []
     for seed in range(first, first + seeds):
-        outcome = play_seed(seed)
+        outcome = play_seed(seed, copies=copies)
         digest.update(outcome.trace.to_bytes(8, "big"))
         simulated_ns += outcome.simulated_ns
         events += outcome.events
@@ -74,6 +74,7 @@ def play_chunk(part: tuple[int, int]) -> Chunk:
 class Campaign:
     """What is known so far; chunks have to be added in the order of their seeds."""
 
+    copies: bool = False
     seeds: int = 0
     simulated_ns: int = 0
     events: int = 0
@@ -94,7 +95,7 @@ class Campaign:
     @property
     def unreached(self) -> list[str]:
         """What a campaign has to reach and this one has not."""
-        return unreached(self.counts)
+        return unreached(self.counts, copies=self.copies)
 
     def summary(self) -> dict[str, Any]:
         """As data, without anything that differs between two machines."""

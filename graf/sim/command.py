@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,7 @@ from graf.sim.campaign import HOUR_NS, Campaign, chunks, play_chunk
 from graf.sim.explore.command import explore
 from graf.sim.regress_command import regress
 from graf.sim.run import play, play_seed, shrink
-from graf.sim.settings import drawn
+from graf.sim.settings import copied, drawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,16 +33,18 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+Copies = Annotated[bool, typer.Option("--copies", help="Groups whose data is only copied (`rpo: async`).")]
 Json = Annotated[bool, typer.Option("--json", help="Print data instead of words.")]
 
 
-def _played(first: int, seeds: int, workers: int) -> Iterator[Chunk]:
+def _played(first: int, seeds: int, workers: int, copies: bool) -> Iterator[Chunk]:
     parts = list(chunks(first, seeds))
+    play_part = partial(play_chunk, copies=copies)
     if workers == 1 or len(parts) == 1:
-        yield from map(play_chunk, parts)
+        yield from map(play_part, parts)
         return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(play_chunk, parts)
+        yield from pool.imap(play_part, parts)
 
 
 @app.command("run")
@@ -49,17 +52,18 @@ def run(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, each another world and other faults.")],
     first: Annotated[int, typer.Option("--first", min=0, help="The first seed.")] = 0,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one for each core.")] = 0,
+    copies: Copies = False,
     as_json: Json = False,
 ) -> None:
     """Play seeds and check every invariant. Fails on a violation, and on anything that was never reached."""
     workers = workers or multiprocessing.cpu_count()
     console = Console(stderr=as_json)
-    campaign = Campaign()
+    campaign = Campaign(copies=copies)
     began = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("seeds", total=seeds)
-        for part in _played(first, seeds, workers):
+        for part in _played(first, seeds, workers, copies):
             campaign.add(part)
             progress.update(task, advance=part.seeds, description=f"seeds ({len(campaign.violations)} violations)")
     seconds = time.monotonic() - began
@@ -111,10 +115,11 @@ def replay(
     seed: Seed,
     skip: Annotated[str, typer.Option("--skip", help="Numbers of faults to leave out, as `shrink` gives them.")] = "",
     active_ms: Annotated[int, typer.Option("--active-ms", min=0, help="Shorten the time in which faults begin.")] = 0,
+    copies: Copies = False,
     as_json: Json = False,
 ) -> None:
     """Tell the story of one run: faults, decisions with reasons, promises, wins, records."""
-    outcome = play(_settings(seed, skip, active_ms), tell=True)
+    outcome = play(_settings(seed, skip, active_ms, copies), tell=True)
     if as_json:
         typer.echo(json.dumps(_as_data(outcome), indent=2))
     else:
@@ -124,10 +129,10 @@ def replay(
 
 
 @app.command("shrink")
-def shrink_command(seed: Seed, as_json: Json = False) -> None:
+def shrink_command(seed: Seed, copies: Copies = False, as_json: Json = False) -> None:
     """Find the few faults that a violation needs, and tell that short story."""
     console = Console(stderr=as_json)
-    outcome = play_seed(seed)
+    outcome = play_seed(seed, copies=copies)
     if not outcome.invariant:
         console.print(f"seed {seed} violates nothing: there is nothing to make short")
         raise typer.Exit(2)
@@ -137,11 +142,12 @@ def shrink_command(seed: Seed, as_json: Json = False) -> None:
             if failed:
                 status.update(f"{outcome.invariant}, {len(candidate.skip)} faults left out")
 
-        shorter = shrink(drawn(seed), outcome.invariant, told)
+        shorter = shrink(_settings(seed, "", 0, copies), outcome.invariant, told)
     found = play(shorter, tell=True)
     arguments = f"--skip {','.join(map(str, sorted(shorter.skip)))}" if shorter.skip else ""
     if shorter.active_ns != drawn(seed).active_ns:
         arguments += f" --active-ms {shorter.active_ns // 1_000_000}"
+    arguments += " --copies" if copies else ""
     command = f"graf sim replay {seed} {arguments}".rstrip()
     if as_json:
         typer.echo(json.dumps({**_as_data(found), "replay": command}, indent=2))
@@ -151,12 +157,12 @@ def shrink_command(seed: Seed, as_json: Json = False) -> None:
     raise typer.Exit(1)
 
 
-def _settings(seed: int, skip: str, active_ms: int) -> Settings:
+def _settings(seed: int, skip: str, active_ms: int, copies: bool) -> Settings:
     try:
         numbers = frozenset(int(number) for number in skip.split(",") if number.strip())
     except ValueError as error:
         raise typer.BadParameter(f"--skip takes numbers with commas between them, got {skip!r}") from error
-    settings = replace(drawn(seed), skip=numbers)
+    settings = replace(copied(drawn(seed)) if copies else drawn(seed), skip=numbers)
     return replace(settings, active_ns=active_ms * 1_000_000) if active_ms else settings
 
 

@@ -50,10 +50,9 @@ if TYPE_CHECKING:
     from graf.sim.kernel import Process
     from graf.sim.world import World
 
-COMPONENTS = (
-    ComponentConfig(database.NAME, Stage.DATA, synchronous=True),
-    ComponentConfig(gate.NAME, Stage.TRAFFIC, gate=True),
-)
+GATE = ComponentConfig(gate.NAME, Stage.TRAFFIC, gate=True)
+COMPONENTS = (ComponentConfig(database.NAME, Stage.DATA, synchronous=True), GATE)
+COPIED = (ComponentConfig(database.NAME, Stage.DATA, copied=True), GATE)
 
 
 class Controller:
@@ -82,7 +81,8 @@ class Controller:
             lossless=settings.lossless,
             automatic=settings.automatic,
             initial_site=settings.sites[0],
-            components=COMPONENTS,
+            components=COMPONENTS if settings.rpo_ns is None else COPIED,
+            waits=settings.rpo_ns is None,
         )
         self.records: list[RecordView] = []
         self.db = world.databases[process.name]
@@ -100,6 +100,7 @@ class Controller:
         self.verdict = ""
         self.peers: dict[str, Told] = {}
         self._seen: dict[str, tuple[PeerView, PeerView]] = {}
+        self._told_ns: dict[str, int] = {}
         self.heard: dict[str, int] = {}
         self.last_active = ("", 0)
         self.last_release: m.Release | None = None
@@ -192,15 +193,23 @@ class Controller:
     def _peer(self, name: str, now: int) -> PeerView:
         heard = now - self.heard.get(name, -(1 << 60)) <= self.config.timing.suspect_ns
         seen = self._seen.get(name)
-        return seen[heard] if seen is not None else PeerView(name, heard)
+        if seen is None:
+            return PeerView(name, heard)
+        peer = seen[heard]
+        if peer.copy_spare_ns is None:
+            return peer
+        return replace(peer, copy_spare_ns=peer.copy_spare_ns - (now - self._told_ns[name]))
 
     def _told(self, name: str, status: Told) -> None:
         """Keeps what a peer tells, and how it is seen with that: silent, and heard."""
         self.peers[name] = status
-        role, epoch, promotable, ready, known_set, voters = status
+        self._told_ns[name] = self.process.clock()
+        role, epoch, promotable, ready, known_set, voters, spare_ns = status
         if role is None:
             known_set = SyncSet()  # a witness's record: what counts of it is in `told_set`
-        silent = PeerView(name, False, role, epoch, promotable, "", ready, known_set, voters)
+        silent = PeerView(name, False, role, epoch, promotable, "", ready, known_set, voters, copy_spare_ns=spare_ns)
+        if not self.config.waits and not promotable:  # no component of it is synchronous: it is a matter of the copy
+            silent = replace(silent, promotable=True, copy_refusal=database.NAME)
         self._seen[name] = (silent, replace(silent, connected=True))
 
     def _note(self, decision: Decision, view: SiteView, now: int) -> None:
@@ -445,7 +454,7 @@ class Controller:
         ready = not unsettled and self.db.process.runs and not self.gate.stuck
         promise = self.voter.promise
         voters = self._electorate() if promise is not None or self.part.lease is not None else None
-        return (self.role, self.epoch, self.promotable, ready, self.known_set(), voters)
+        return (self.role, self.epoch, self.promotable, ready, self.known_set(), voters, self.db.spare_ns())
 
     def _beat(self) -> None:
         now = self.process.clock()

@@ -53,6 +53,7 @@ class Database:
         relay: Writes that are received durably and not applied yet; gone when replication starts anew.
         required: Sites whose receipt a write waits for before the client is told.
         evidence: Since replication was started, everything that the active had then has been applied here.
+        current_ns: When everything that the active had was last seen to be here.
         pending: Writes that wait for receipts: (position after it, id, since when).
     """
 
@@ -87,6 +88,7 @@ class Database:
         self.connected = False
         self.token = 0
         self.evidence = False
+        self.current_ns: int | None = None
         self._goal = 0
         self._probe = -1
 
@@ -252,6 +254,8 @@ class Database:
                 self._disconnect()
             if not self.connected:
                 self._connect(self.source)
+            elif self.received == len(source.log):
+                self.current_ns = self.process.clock()
         if self.relay and not self.hold_apply:
             self.apply()
 
@@ -281,7 +285,7 @@ class Database:
             self.start()
             return Outcome.PENDING
         if self.role is not Role.ACTIVE:
-            if not self.promotable and not self._first_of_all():
+            if not self._whole and not self._first_of_all():
                 return Outcome.REFUSED
             if self.relay and self.hold_apply:
                 return Outcome.PENDING  # what was received is applied first, however long that takes
@@ -350,9 +354,25 @@ class Database:
         self.relay.clear()
 
     @property
-    def promotable(self) -> bool:
-        """The driver's evidence that everything acknowledged is here: what a promotion rests on."""
+    def _whole(self) -> bool:
+        """The driver's evidence that what is here is all that once was at an active: what a promotion rests on."""
         return self.was_active or self.evidence
+
+    @property
+    def promotable(self) -> bool:
+        """Whether no more is missing than may be: nothing that was acknowledged, or no more than is declared."""
+        if self.world.settings.rpo_ns is None or self.was_active:
+            return self._whole
+        return self.evidence and (self.spare_ns() or 0) > 0
+
+    def spare_ns(self) -> int | None:
+        """For how much longer this copy lacks no more than declared if nothing more comes; None where none is."""
+        rpo_ns = self.world.settings.rpo_ns
+        if rpo_ns is None:
+            return None
+        if self.current_ns is None:
+            return rpo_ns if self.was_active else 0
+        return rpo_ns - (self.process.clock() - self.current_ns)
 
     @property
     def told_promotable(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from graf.api.values import Role
@@ -37,6 +37,7 @@ class Handle:
         self.needs_resync = False
         self._token = 0
         self._troubled_since_ns: int | None = controller.process.clock()
+        self._promotable_at_ns: int | None = None
 
     def want(self, wish: Wish) -> None:
         """Asks for a role; returns at once."""
@@ -110,4 +111,10 @@ class Handle:
         elif self._troubled_since_ns is None:
             self._troubled_since_ns = self._controller.process.clock()
             view = self.device.view(self.settled, self._troubled_since_ns)
-        return view
+        if self._controller.config.waits:
+            return view
+        if view.health is not Health.HEALTHY:
+            self._promotable_at_ns = None
+        elif view.promotable:
+            self._promotable_at_ns = self._controller.process.clock()
+        return replace(view, promotable_at_ns=self._promotable_at_ns)

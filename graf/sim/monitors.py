@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INVARIANTS = {
     "I1": "at most one site holds a valid lease, and at most one gate is open",
     "I2": "no acknowledged write is lost",
-    "I3": "loss stays within the policy's RPO, which is none here",
+    "I3": "loss stays within the declared RPO (without one, I2)",
     "I4": "nothing is acknowledged by a deposed site",
     "I5": "epochs only rise, at every voter and driver, and none is won twice",
     "I6": "no win without grants of a majority of every list in force",
@@ -64,6 +64,7 @@ class Monitors:
     def __init__(self, world: World) -> None:
         self._world = world
         self.acked: list[int] = []
+        self.acked_ns: dict[int, int] = {}
         self.acked_at: dict[int, str] = {}
         self.won_epochs: dict[int, str] = {}
         self.given_back: set[int] = set()
@@ -262,7 +263,9 @@ class Monitors:
         if not protected:
             self._world.kernel.count("unprotected acknowledgement")
             return
-        if self._world.settings.lossless:
+        if self._world.settings.rpo_ns is not None:
+            self.acked_ns[number] = self._world.kernel.now
+        elif self._world.settings.lossless:
             self.acked.append(number)
         if self.healed_ns and not self.first_ack_after_healing_ns:
             self.first_ack_after_healing_ns = self._world.kernel.now
@@ -289,6 +292,24 @@ class Monitors:
         missing = self._missing(self._world.databases[controller.name].has_all())
         if missing and not self._machine_excused((controller.name,)):
             self.fail("I2", f"{controller.name} serves epoch {epoch} without acknowledged writes {missing[:5]}")
+        self._count_loss(controller, epoch)
+
+    def _count_loss(self, controller: Controller, epoch: int) -> None:
+        """Where no write waits for a copy: what is lost was acknowledged in the last moments before it ended."""
+        rpo_ns = self._world.settings.rpo_ns
+        if rpo_ns is None or not self.acked_ns:
+            return
+        present = self._world.databases[controller.name].has_all()
+        lost = [number for number in self.acked_ns if number not in present]
+        if not lost:
+            return
+        span_ns = max(self.acked_ns.values()) - min(self.acked_ns[number] for number in lost)
+        self._world.kernel.count("loss within the RPO")
+        if span_ns > rpo_ns and not self._machine_excused((controller.name,)):
+            detail = f"writes of {span_ns / 1e6:.0f} ms, {rpo_ns / 1e6:.0f} ms may be lost: {lost[:5]}"
+            self.fail("I3", f"{controller.name} serves epoch {epoch} without {detail}")
+        for number in lost:
+            del self.acked_ns[number]
 
     # -- drivers -------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from graf.sim.monitors import InvariantError
-from graf.sim.settings import Settings, drawn
+from graf.sim.settings import Settings, copied, drawn
 from graf.sim.world import World
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def play(settings: Settings, *, tell: bool = False) -> Outcome:
     )
 
 
-def play_seed(seed: int, *, tell: bool = False) -> Outcome:
-    """Plays a seed with the settings that it draws."""
-    return play(drawn(seed), tell=tell)
+def play_seed(seed: int, *, tell: bool = False, copies: bool = False) -> Outcome:
+    """Plays a seed with the settings that it draws; with `copies` for a group whose data is only copied."""
+    return play(copied(drawn(seed)) if copies else drawn(seed), tell=tell)
 
 
 def shrink(

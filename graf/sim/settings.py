@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from graf.api.timing import MILLISECOND_NS, PROFILES, Timing
 
+# A declared RPO, in lease times: a site leaves the set one before it is over.
+RPO_TTLS = 3
 SITES = ("east", "west", "north", "south", "centre")
 WITNESSES = ("witness", "oak", "elm", "ash", "fir")
 
@@ -127,6 +129,8 @@ class Settings:
         stabilisation_ns: How long the preferred site must be ready before a failback; None: six heartbeats.
         skip: Faults, by number in the order of their beginning, that a shortened run leaves out.
         lossless: The group has a synchronous set; without one nothing but leases keeps two sites from serving.
+        rpo_ns: No write waits for a standby; a failover loses at most what was acknowledged in so long before the end.
+            None: a write waits for the whole synchronous set.
         script: Faults at fixed times instead of random ones.
     """
 
@@ -148,6 +152,7 @@ class Settings:
     skip: frozenset[int] = field(default_factory=frozenset)
     stabilisation_ns: int | None = None
     lossless: bool = True
+    rpo_ns: int | None = None
     script: tuple[Planned, ...] = ()
 
     @property
@@ -176,6 +181,11 @@ class Settings:
     def only_standbys_lost(self) -> bool:
         """Whether the active site, its voters and its network are never touched, so that no write may wait for long."""
         return set(self.faults) <= {"standby-loss", "git-down", "api-down", "manager-crash", "pause-manager"}
+
+
+def copied(settings: Settings) -> Settings:
+    """The same run of a group whose data is only copied, with an RPO of some lease times."""
+    return replace(settings, rpo_ns=RPO_TTLS * settings.timing.ttl_ns)
 
 
 def drawn(seed: int) -> Settings:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 GROUP = "vnf"
 
-# What a site tells its peers: role, epoch, promotable, ready, the newest set and the voters that it knows.
-Told = tuple[Role | None, int, bool, bool, SyncSet, Electorate | None]
+# What a site tells its peers: role, epoch, promotable, ready, the newest set and the voters that it knows; and, where
+# no write waits for a copy, for how much longer its own lacks no more than declared.
+Told = tuple[Role | None, int, bool, bool, SyncSet, Electorate | None, int | None]
 
 
 class SimVoter:
@@ -186,7 +187,7 @@ class SimWitness:
         promise = self.voter.promise
         if promise is None or to not in promise.voters.members:
             return None
-        return (None, promise.epoch, False, False, promise.stored_set, promise.voters)
+        return (None, promise.epoch, False, False, promise.stored_set, promise.voters, None)
 
     def on_request(self, src: str, request: Any) -> None:
         """Answers a campaign, release, set update or settle."""

@@ -95,13 +95,14 @@ def test_a_valid_commit_is_applied_as_a_whole(manager: Manager, person: Person) 
 def test_a_bad_commit_is_refused_as_a_whole_and_the_old_state_stays(manager: Manager, person: Person) -> None:
     good = person.push("Start")
     manager.loop.step()
-    policy = (person.tree / POLICY).read_text().replace("rpo: lossless", "rpo: async")
+    policy = (person.tree / POLICY).read_text().replace("rpo: lossless", "onTimeout: ForceWithPossibleDataLoss")
     site = (person.tree / "sites/east.yaml").read_text().replace("East", "Eastern")
     bad = person.push("Bad", **{POLICY: policy, "sites/east.yaml": site})
     manager.loop.step()
     assert manager.status["state"] == "Refused"
     assert (manager.status["lastRefused"], manager.status["lastApplied"]) == (bad, good)
-    assert f"{POLICY}: spec.failover.rpo: async is not yet supported; use lossless" in manager.status["problems"]
+    problem = f"{POLICY}: spec.failover.onTimeout: ForceWithPossibleDataLoss is not yet supported"
+    assert problem in manager.status["problems"]
     assert manager.cluster.documents["Site", "east"]["spec"]["displayName"].startswith("East ")
 
 

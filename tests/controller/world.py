@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from graf.core.voter import Promise
 
 GROUP = "vcu-db"
+RPO_S = 5.0
 TIMING = Timing(100 * MILLISECOND_NS, 700 * MILLISECOND_NS)
 FIRST = VoterList(1, ("east", "west", "witness"))
 
@@ -91,7 +92,7 @@ class Backend:
 
     Attributes:
         world: The same component elsewhere, by site: who follows whom is looked up there.
-        reachable: Whether followers reach this site.
+        lag_s: How far a standby says that it is behind; above its RPO, 5 s, it is not promotable.
     """
 
     site: str
@@ -100,6 +101,7 @@ class Backend:
     role: int = pb.ROLE_UNSPECIFIED
     epoch: int = 0
     alive: bool = True
+    lag_s: float = 0.0
     quiesced: bool = False
     synchronous_set: tuple[str, ...] = ()
     open_until_ns: int = 0
@@ -206,7 +208,8 @@ class MemoryDriver(driver_pb2_grpc.ComponentServicer, driver_pb2_grpc.IdentitySe
                 epoch=backend.epoch,
                 observed_at_ns=time.monotonic_ns(),
                 accepting=backend.accepting,
-                promotable=backend.caught_up and (backend.alive or active),
+                lag_seconds=backend.lag_s,
+                promotable=backend.caught_up and (backend.alive or active) and backend.lag_s <= RPO_S,
                 promotable_reason="" if backend.caught_up else "has not caught up",
                 synchronous_set=backend.synchronous_set if active else (),
                 followers=backend.followers() if active else (),
@@ -290,6 +293,8 @@ class World:
 
     Attributes:
         voters: What is declared; `declare` changes it.
+        lossless, waits, database: The shape of the group; as it stands a write waits for the synchronous set.
+        parameters: Of the database.
     """
 
     path: Path
@@ -302,6 +307,10 @@ class World:
     timing: Timing = TIMING
     automatic: bool = True
     voters: VoterList = FIRST
+    lossless: bool = True
+    waits: bool = True
+    database: ComponentConfig = ComponentConfig("db", Stage.DATA, synchronous=True)
+    parameters: dict[str, object] = field(default_factory=dict)
 
     async def start(self) -> None:
         await self.start_witness()
@@ -344,17 +353,18 @@ class World:
             sites=("east", "west"),
             voters=voters,
             timing=self.timing,
-            lossless=True,
+            lossless=self.lossless,
+            waits=self.waits,
             automatic=self.automatic,
             initial_site="east",
             components=(
-                ComponentConfig("db", Stage.DATA, synchronous=True),
+                self.database,
                 ComponentConfig("route", Stage.TRAFFIC, ("db",), gate=True),
             ),
         )
         other = "west" if name == "east" else "east"
         wiring = {
-            "db": ComponentWiring("db", "db", {}, {other: {}}),
+            "db": ComponentWiring("db", "db", self.parameters, {other: {}}),
             "route": ComponentWiring("route", "gate", {}, {other: {}}),
         }
         endpoints = {v: f"127.0.0.1:{self.ports[v]}" for v in voters.members if v != name}

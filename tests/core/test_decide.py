@@ -158,6 +158,39 @@ def with_files(health: Health, *, automatic: bool = True, **changed: Any) -> Sit
     return holder(config=config(automatic=automatic, components=(*CONFIG.components, files)), **changed)
 
 
+def contender_with_files(*, promotable_at_ns: int | None, promotable: bool = False, **changed: Any) -> SiteView:
+    """East, which would take over from west, with such a volume."""
+    files = ComponentConfig("files", Stage.DATA, copied=True)
+    volume = ComponentView(
+        "files", Health.HEALTHY, Role.STANDBY, promotable=promotable, promotable_at_ns=promotable_at_ns, settled=True
+    )
+    seen = components(IDLE_DB, IDLE_ROUTE, volume)
+    return contender(config=config(components=(*CONFIG.components, files)), components=seen, **changed)
+
+
+COPIED = config(
+    waits=False,
+    components=(ComponentConfig("db", Stage.DATA, copied=True), ComponentConfig("route", Stage.TRAFFIC, gate=True)),
+)
+
+
+def copied(**changed: Any) -> SiteView:
+    """East holds a group whose data is only copied; west's copy is in the set."""
+    changed.setdefault("peers", peers(replace(WEST, copy_spare_ns=TTL + 1)))
+    return holder(config=COPIED, **changed)
+
+
+def copied_alone(**changed: Any) -> SiteView:
+    return replace(copied(), holder_set=HolderSet(3, VOTERS, EAST_SET, counter=3), **changed)
+
+
+def copied_contender(db: ComponentView, **changed: Any) -> SiteView:
+    return contender(config=COPIED, components=components(IDLE_ROUTE, db), **changed)
+
+
+# The copy at east is whole, and seems to grow older because west is silent.
+AGED = replace(IDLE_DB, promotable=False, promotable_at_ns=NOW - 9 * TTL)
+
 JOINING = HolderSet(3, VOTERS, EAST_SET, joining="west", counter=3)
 BEHIND = components(replace(DB, settled=False))
 TWO = VoterList(1, ("east", "west"))
@@ -211,6 +244,58 @@ SHRUNK = replace(NEW, components=components(replace(UNPROMOTED, health=Health.DE
 
 # rule, view, first reason, actions
 SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
+    ("copies-are-within-rpo", contender_with_files(promotable_at_ns=None), "CopyBeyondRpo", ()),
+    ("copies-are-within-rpo", contender_with_files(promotable_at_ns=NOW - 2), "CopyBeyondRpo", ()),
+    (
+        "copies-are-within-rpo",  # the own record is lost: when the lease of whom ended is not known
+        contender_with_files(promotable_at_ns=NOW - 1, promise=None, peers=peers(replace(GONE, voters=VOTERS))),
+        "CopyBeyondRpo",
+        (),
+    ),
+    (
+        "keep-current-copies",
+        copied(peers=peers(replace(WEST, copy_spare_ns=TTL))),
+        "CopyBeyondRpo",
+        (ProposeSet(EAST),),
+    ),
+    (
+        "keep-current-copies",
+        copied(peers=peers(replace(WEST, copy_refusal="files: copying"))),
+        "CopyBeyondRpo",
+        (ProposeSet(EAST),),
+    ),
+    (
+        "keep-current-copies",  # how old the copy of a silent site is by now is all that counts
+        copied(peers=peers(replace(WEST, connected=False, copy_spare_ns=TTL))),
+        "CopyBeyondRpo",
+        (ProposeSet(EAST),),
+    ),
+    ("keep-current-copies", copied_alone(), "CopyWithinRpo", (ProposeSet(BOTH),)),
+    (
+        "keep-current-copies",  # without data every site that stands by may take over
+        replace(copied_alone(peers=peers()), config=replace(COPIED, lossless=False, components=COPIED.components[1:])),
+        "CopyWithinRpo",
+        (ProposeSet(BOTH),),
+    ),
+    (
+        "new-holder-shrinks",  # without data it keeps nobody out, and is the record that the group has served
+        holder(config=config(lossless=False, waits=False), holder_set=HolderSet.adopted(3, VOTERS, SET, BOTH)),
+        "NewHolder",
+        (ProposeSet(EAST),),
+    ),
+    (
+        "release-when-data-is-lost",
+        copied(components=components(replace(DB, health=Health.DEAD, troubled_since_ns=NOW))),
+        "DataComponentLost",
+        (HandOver("west"),),
+    ),
+    ("data-is-promotable", copied_contender(replace(AGED, promotable_at_ns=None)), "DataNotPromotable", ()),
+    (
+        "data-is-promotable",  # it has given the group back because it could not open its data
+        copied_contender(replace(AGED, promotable_at_ns=None), promise=PROMISE, given_at_ns=NOW - 1),
+        "DataNotPromotable",
+        (),
+    ),
     ("fence-before-lease-ends", holder(lease=ending(TIMING.fence_margin_ns)), "LeaseEnding", (Fence(),)),
     ("fence-before-lease-ends", holder(lease=ending(-TTL)), "LeaseEnding", (Fence(),)),
     ("wait-while-handing-over", holder(handing_over=True), "HandingOver", ()),
@@ -476,6 +561,35 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
 LOST_LONG_AGO = MappingProxyType({"west": NOW - 9 * SUSPECT})
 # Views just beside those above: the rule has nothing to say.
 SILENT: list[tuple[str, SiteView]] = [
+    ("copies-are-within-rpo", contender()),
+    ("copies-are-within-rpo", contender_with_files(promotable_at_ns=None, promotable=True)),
+    ("copies-are-within-rpo", contender_with_files(promotable_at_ns=NOW - 1)),
+    ("copies-are-within-rpo", contender_with_files(promotable_at_ns=None, promise=PROMISE)),
+    (
+        "copies-are-within-rpo",
+        contender_with_files(promotable_at_ns=NOW, promise=replace(RELEASED, successor=""), released_at_ns=NOW),
+    ),
+    ("copies-are-within-rpo", contender_with_files(promotable_at_ns=None, promise=None, peers=FRESH)),
+    ("copies-are-within-rpo", copied_contender(AGED)),
+    ("keep-current-copies", holder()),
+    ("keep-current-copies", copied()),
+    ("keep-current-copies", copied(peers=peers(replace(WEST, connected=False, copy_spare_ns=TTL + 1)))),
+    ("keep-current-copies", copied(peers=peers(replace(WEST, connected=False)))),
+    ("keep-current-copies", copied(holder_set=HolderSet(3, VOTERS, SET, counter=2).propose(EAST))),
+    ("keep-current-copies", copied_alone(peers=peers(replace(WEST, copy_spare_ns=TTL)))),
+    ("keep-current-copies", copied_alone(peers=peers(replace(WEST, copy_refusal="files: copying")))),
+    ("keep-current-copies", copied_alone(peers=peers(replace(WEST, role=Role.INVALIDATED)))),
+    ("keep-current-copies", copied_alone(peers=peers(replace(WEST, epoch=2)))),
+    ("shrink-lost-member", copied(lost_since_ns=LOST_LONG_AGO)),
+    ("grow-with-caught-up-member", copied_alone()),
+    # What is here only is not given up for what may pass.
+    ("release-when-data-is-lost", copied(components=troubled(Health.UNKNOWN, NOW - 9 * SUSPECT))),
+    (
+        "give-back-without-data",  # to open a copy may take a while, in which nobody tells how old it is
+        replace(NEW, config=COPIED, components=components(replace(AGED, role=None)), won_at_ns=NOW - 9 * SUSPECT),
+    ),
+    ("data-is-promotable", copied_contender(AGED)),
+    ("data-is-promotable", copied_contender(replace(AGED, promotable_at_ns=None), promise=PROMISE)),
     # Unknown and Unhealthy may pass, and what a standby has of it is older.
     ("release-when-a-copy-is-lost", with_files(Health.UNKNOWN)),
     ("release-when-a-copy-is-lost", with_files(Health.UNHEALTHY)),
@@ -486,10 +600,6 @@ SILENT: list[tuple[str, SiteView]] = [
     ("fence-before-lease-ends", holder(lease=ending(TIMING.fence_margin_ns + 1))),
     ("wait-while-handing-over", holder()),
     ("new-holder-shrinks", holder()),
-    (
-        "new-holder-shrinks",
-        holder(config=config(lossless=False), holder_set=HolderSet.adopted(3, VOTERS, SET, BOTH)),
-    ),
     ("give-back-without-data", NEW),
     ("give-back-without-data", replace(NEW, components=components(UNPROMOTED))),
     (
@@ -723,6 +833,20 @@ def test_a_peer_that_cannot_take_over_is_told_why(peer: PeerView, reason: str) -
     assert take_over_refusals(HOLDER, WEST) == ()
 
 
+def test_without_time_to_copy_the_rest_nobody_takes_over_who_lacks_too_much() -> None:
+    late = peers(replace(WEST, copy_refusal="files: 12 s of changes may be missing"))
+    seen = MappingProxyType({**with_files(Health.HEALTHY).components, **troubled(Health.DEAD)})
+    dead = with_files(Health.HEALTHY, peers=late, components=seen)
+    decided = decide(dead, NOW)
+    assert decided.actions == ()
+    assert {"DataComponentLost", "LocalRestart", "CopyBeyondRpo"} <= {reason.code for reason in decided.reasons}
+    assert take_over_refusals(dead, late["west"]) == (), "a planned move copies the rest first"
+
+
+def test_a_holder_of_copies_looks_again_within_a_heartbeat() -> None:
+    assert decide(copied(), NOW).recheck_after_ns == HEARTBEAT
+
+
 def test_nobody_outside_a_set_that_is_still_being_told_takes_over() -> None:
     shrinking = holder(holder_set=HolderSet(3, VOTERS, SET, counter=2).propose(EAST))
     assert {r.code for r in take_over_refusals(shrinking, WEST)} == {"NotInSynchronousSet"}
@@ -794,6 +918,7 @@ def views(draw: st.DrawFn) -> SiteView:
                 promotable=st.booleans(),
                 settled=st.booleans(),
                 troubled_since_ns=st.one_of(st.none(), TIMES),
+                promotable_at_ns=st.one_of(st.none(), TIMES),
                 set_in_force=st.frozensets(st.sampled_from(["east", "west"])),
                 followers=FOLLOWERS,
             )
@@ -810,6 +935,8 @@ def views(draw: st.DrawFn) -> SiteView:
                 promotable=st.booleans(),
                 ready=st.booleans(),
                 known_set=SETS,
+                copy_refusal=st.sampled_from(["", "db: copying"]),
+                copy_spare_ns=st.one_of(st.none(), TIMES),
             )
         )
 
@@ -819,7 +946,8 @@ def views(draw: st.DrawFn) -> SiteView:
         lossless=draw(st.booleans()),
         automatic=draw(st.booleans()),
         initial_site=draw(st.sampled_from(["east", "west"])),
-        components=draw(st.sampled_from([CONFIG.components, ()])),
+        components=draw(st.sampled_from([CONFIG.components, COPIED.components, ()])),
+        waits=draw(st.booleans()),
     )
     campaign = Campaign(G, 4, TTL, VOTERS, SET, lossless=True)
     return SiteView(

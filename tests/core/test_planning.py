@@ -193,10 +193,6 @@ def test_each_rule_of_readiness_is_all_that_keeps_a_site_from_taking_over(name: 
     assert not_ready(view, "east", tuple(rule for rule in READY_RULES if rule[0] != name)) is None
 
 
-def test_a_group_that_may_lose_writes_moves_to_a_site_outside_the_set() -> None:
-    assert not_ready(replace(NOT_IN_SET, lossless=False), "east") is None
-
-
 def test_of_a_site_that_is_unknown_nothing_is_believed() -> None:
     reason = not_ready(AWAY, "north")
     assert reason is not None

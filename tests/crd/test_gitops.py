@@ -96,15 +96,6 @@ EDITS = [
         "at least 1200",
     ),
     Bad(
-        "async",
-        POLICY,
-        "rpo: lossless",
-        "rpo: async",
-        "spec.failover.rpo",
-        "async is not yet supported",
-        "only lossless in this release",
-    ),
-    Bad(
         "time-out",
         POLICY,
         "rpo: lossless",

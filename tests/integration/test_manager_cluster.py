@@ -193,12 +193,13 @@ def _tells_of_the_drivers(api: Api) -> None:
 
 def _refuses_a_bad_commit(api: Api, git: Git) -> None:
     policy = (git.tree / "policies" / "lossless-automatic.yaml").read_text()
-    bad = git.push("Async", {"policies/lossless-automatic.yaml": policy.replace("rpo: lossless", "rpo: async")})
+    forced = policy.replace("rpo: lossless", "onTimeout: ForceWithPossibleDataLoss")
+    bad = git.push("Forced", {"policies/lossless-automatic.yaml": forced})
 
     def refused() -> bool:
         text = api.kubectl("-n", "graf-system", "get", "configmap", "graf-gitops-status", "-o", "json")
         data = json.loads(text)["data"]
-        return bool(data.get("lastRefused") == bad and "spec.failover.rpo" in data["problems"])
+        return bool(data.get("lastRefused") == bad and "spec.failover.onTimeout" in data["problems"])
 
     wait_for("the refusal in graf-gitops-status", refused)
     rpo = "jsonpath={.spec.failover.rpo}"

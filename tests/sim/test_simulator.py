@@ -114,3 +114,12 @@ def test_a_message_of_a_dead_sender_is_void_once_its_successor_was_heard() -> No
     network.send(east, west, lambda _src, text: got.append(text), "new")
     kernel.run(10**9)
     assert got == ["new"]
+
+
+def test_groups_that_are_only_copied_keep_every_invariant_and_lose_no_more_than_declared() -> None:
+    part = play_chunk((0, 60), copies=True)
+    assert part.violations == ()
+    assert part.counts["rule keep-current-copies"]
+    again = play_seed(7, copies=True)
+    assert (again.trace, again.invariant) == (play_seed(7, copies=True).trace, "")
+    assert again.trace != play_seed(7).trace

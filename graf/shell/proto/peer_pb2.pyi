@@ -619,6 +619,8 @@ class GroupStatus(_message.Message):
     LAG_TRANSACTIONS_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     VOTERS_FIELD_NUMBER: _builtins.int
+    COPY_REFUSAL_FIELD_NUMBER: _builtins.int
+    COPY_SPARE_MS_FIELD_NUMBER: _builtins.int
     ACTIVE_SINCE_EPOCH_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     role: _builtins.str
@@ -631,6 +633,10 @@ class GroupStatus(_message.Message):
     position: _builtins.str
     lag_seconds: _builtins.float
     lag_transactions: _builtins.int
+    copy_refusal: _builtins.str
+    """why a promotion could lose more than declared of what is only copied; empty: it could not"""
+    copy_spare_ms: _builtins.int
+    """for how much longer it could not if nothing more came; absent: no limit is declared"""
     active_since_epoch: _builtins.int
     """epoch since which it has been Active without a break; 0 when it is not"""
     @_builtins.property
@@ -658,13 +664,17 @@ class GroupStatus(_message.Message):
         lag_transactions: _builtins.int = ...,
         endpoints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         voters: Global___Electorate | None = ...,
+        copy_refusal: _builtins.str = ...,
+        copy_spare_ms: _builtins.int | None = ...,
         active_since_epoch: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["known_set", b"known_set", "voters", b"voters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_copy_spare_ms", b"_copy_spare_ms", "copy_spare_ms", b"copy_spare_ms", "known_set", b"known_set", "voters", b"voters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_since_epoch", b"active_since_epoch", "endpoints", b"endpoints", "epoch", b"epoch", "group", b"group", "known_set", b"known_set", "lag_seconds", b"lag_seconds", "lag_transactions", b"lag_transactions", "position", b"position", "promotable", b"promotable", "promotable_reason", b"promotable_reason", "ready", b"ready", "role", b"role", "voters", b"voters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_copy_spare_ms", b"_copy_spare_ms", "active_since_epoch", b"active_since_epoch", "copy_refusal", b"copy_refusal", "copy_spare_ms", b"copy_spare_ms", "endpoints", b"endpoints", "epoch", b"epoch", "group", b"group", "known_set", b"known_set", "lag_seconds", b"lag_seconds", "lag_transactions", b"lag_transactions", "position", b"position", "promotable", b"promotable", "promotable_reason", b"promotable_reason", "ready", b"ready", "role", b"role", "voters", b"voters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__copy_spare_ms: _TypeAlias = _typing.Literal["copy_spare_ms"]  # noqa: Y015
+    _WhichOneofArgType__copy_spare_ms: _TypeAlias = _typing.Literal["_copy_spare_ms", b"_copy_spare_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__copy_spare_ms) -> _WhichOneofReturnType__copy_spare_ms | None: ...
 
 Global___GroupStatus: _TypeAlias = GroupStatus  # noqa: Y015
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from graf.sim.bugs import changes, data, leases, moves, rules, sets, voters
+from graf.sim.bugs import changes, copies, data, leases, moves, rules, sets, voters
 
 if TYPE_CHECKING:
     from graf.sim.bugs.bug import Bug
@@ -20,6 +20,7 @@ ALL: tuple[Bug, ...] = (
     *sets.BUGS,
     *changes.BUGS,
     *data.BUGS,
+    *copies.BUGS,
     *moves.BUGS,
 )
 BY_NAME: dict[str, Bug] = {bug.name: bug for bug in ALL}

@@ -30,6 +30,7 @@ class Bug:
         plant: Returns the context in which the safeguard is missing.
         needs: Faults without which the safeguard is never called upon: they are the only ones of a run then.
         lossless: False for a safeguard of the lease that the synchronous set would cover: the group has none then.
+        copied: The group's data is only copied: no write waits for a standby.
         large: It shows only where there are at least three sites and five voters.
         script: A meeting of faults that chance brings too seldom; what else happens is up to the seed.
         unseen: No run has shown it: what seems to hold the invariant instead. It is not expected to be caught.
@@ -41,6 +42,7 @@ class Bug:
     plant: Callable[[], AbstractContextManager[None]]
     needs: tuple[str, ...] = ()
     lossless: bool = True
+    copied: bool = False
     large: bool = False
     script: tuple[Planned, ...] = ()
     unseen: str = ""

@@ -43,6 +43,10 @@ SPARING = (
     ),
     Silent("holder:tell-a-lost-copy", "as before; it only tells"),
     Silent(
+        "contender:copies-are-within-rpo",
+        "it is about a copy beside a database: no run has both; of a group of copies alone the set decides",
+    ),
+    Silent(
         "contender:wait-while-handing-over",
         "the own voter takes requests in turn, so the release comes before the contest",
     ),
@@ -112,6 +116,8 @@ SCRIPTS: dict[str, tuple[Planned, ...]] = {
 }
 # The set keeps contenders away that these rules are there for; so they are played without one.
 LOSSY = frozenset({"voter:no-record-no-vote", "voter:epoch-rises", "voter:holder-may-live", "holder:regain-voters"})
+# The set of a group whose data is only copied is theirs.
+COPIED = frozenset({"holder:keep-current-copies"})
 ALL = ("I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11")
 
 
@@ -146,6 +152,7 @@ def _bug(rule: str) -> Bug:
         planting(left_out(rule), *MORE.get(rule, ())),
         NEEDS.get(rule, ()),
         lossless=rule not in LOSSY,
+        copied=rule in COPIED,
         large=rule == "holder:regain-voters",
         script=SCRIPTS.get(rule, ()),
     )

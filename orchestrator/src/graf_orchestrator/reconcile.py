@@ -211,7 +211,7 @@ class Reconciler:
         return {name: self._view(world, group, now_s) for name, group in world.groups.items()}
 
     def _view(self, world: World, group: RedundancyGroup, now_s: float) -> GroupView:
-        memory, links, policy = self._groups[group.name], self._state.links(), world.policy_of(group)
+        memory, links = self._groups[group.name], self._state.links()
         sites = {name: site_view(name, group.name, links.get(name, NO_LINK), now_s) for name in group.spec.site_names}
         ends = [
             self._operations.last_completed_wall_s(world, group.name),
@@ -226,7 +226,6 @@ class Reconciler:
             preferred=group.spec.preferred_site,
             sites=sites,
             synchronous_set=frozenset(synchronous_set(group, links, now_s)[2]),
-            lossless=policy is None or policy.spec.failover.rpo == "lossless",
             running_operation=self._operations.running(world, group.name),
             failbacks_tried=self._operations.failed(names),
             last_completed_s=None if last is None else now_s - (self._state.wall_clock() - last),

@@ -242,21 +242,19 @@ def merge_history(history: Sequence[Mapping[str, Any]], entries: Sequence[Mappin
 
 
 def able_standbys(
-    recorded: Recorded, sites: Sequence[Mapping[str, Any]], members: Sequence[str], lossless: bool
+    recorded: Recorded, sites: Sequence[Mapping[str, Any]], members: Sequence[str]
 ) -> list[Mapping[str, Any]]:
-    """The sites that could take over now, without loss where the policy asks for that."""
+    """The sites that could take over now: of the synchronous set, whose members lack no more than may be lost."""
     standbys = [site for site in sites if site["name"] != recorded.active_site]
-    return [site for site in standbys if site["ready"] and (not lossless or site["name"] in members)]
+    return [site for site in standbys if site["ready"] and site["name"] in members]
 
 
-def protection(
-    recorded: Recorded, sites: Sequence[Mapping[str, Any]], members: Sequence[str], lossless: bool
-) -> ConditionValue:
-    """The condition `Protected`: whether another site could take over now without loss."""
+def protection(recorded: Recorded, sites: Sequence[Mapping[str, Any]], members: Sequence[str]) -> ConditionValue:
+    """The condition `Protected`: whether another site could take over now, losing no more than the policy lets."""
     if not recorded.active_site:
         return ConditionValue("Protected", "False", "NotActivated", "the group was never active")
     standbys = [site for site in sites if site["name"] != recorded.active_site]
-    able = [site["name"] for site in able_standbys(recorded, sites, members, lossless)]
+    able = [site["name"] for site in able_standbys(recorded, sites, members)]
     if able:
         return ConditionValue("Protected", "True", "StandbyReady", f"{', '.join(able)} can take over")
     reasons = [
@@ -319,12 +317,12 @@ def group_status(
     sites = [group_site(group, site, recorded, links.get(site), now_s) for site in group.spec.site_names]
     epoch, counter, members = synchronous_set(group, links, now_s)
     history = list(old.get("history") or [])
-    lossless = policy is None or policy.spec.failover.rpo == "lossless"
-    protected = protection(recorded, sites, members, lossless)
+    protected = protection(recorded, sites, members)
     status: dict[str, Any] = {
         "observedGeneration": group.metadata.generation or 0,
         "activeSite": recorded.active_site,
         "epoch": recorded.epoch,
+        "rpo": policy.spec.failover.rpo if policy is not None else "",
         "ready": f"{sum(1 for site in sites if site['ready'])}/{len(sites)}",
         "lag": _lag(sites),
         "sites": sites,
@@ -336,7 +334,7 @@ def group_status(
         status["synchronousSet"] = old["synchronousSet"]
     status["voters"] = voters_status(group, recorded, links, old.get("voters") or {}, now_s)
     if policy is not None and protected.status == "True":
-        prediction = predicted_rto(group, policy, history, able_standbys(recorded, sites, members, lossless))
+        prediction = predicted_rto(group, policy, history, able_standbys(recorded, sites, members))
         status["predictedRto"] = prediction.as_status()
         status["rto"] = prediction.text
     else:

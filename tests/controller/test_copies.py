@@ -1,0 +1,114 @@
+"""Groups in which no write waits for a standby: data that is only copied, and functions that hold none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from world import RPO_S, World, until
+
+from graf.api.values import Stage
+from graf.core.handover_rules import Order
+from graf.core.view import ComponentConfig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture
+async def copied(tmp_path: Path) -> AsyncIterator[World]:
+    """A group whose only data is a copy that may lack five seconds."""
+    database = ComponentConfig("db", Stage.DATA, copied=True)
+    world = World(tmp_path, waits=False, database=database, parameters={"rpoSeconds": RPO_S})
+    await world.start()
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+async def stateless(tmp_path: Path) -> AsyncIterator[World]:
+    """A group that holds no data."""
+    world = World(tmp_path, lossless=False, waits=False, database=ComponentConfig("db", Stage.WORKLOAD))
+    await world.start()
+    yield world
+    await world.close()
+
+
+def members(world: World, site: str) -> frozenset[str]:
+    held = world.sites[site].agent.protocol.held
+    return held.current.members if held is not None else frozenset()
+
+
+async def until_redundant(world: World, active: str, standby: str) -> None:
+    await until(f"{active} serves", lambda: world.served_by() == [active])
+    await until(f"{standby} is in the set", lambda: {active, standby} <= members(world, active))
+    await until("no voter keeps restart silence", world.voters_speak)
+
+
+async def test_a_copy_takes_over_and_the_former_active_follows(copied: World) -> None:
+    await until_redundant(copied, "east", "west")
+    assert not copied.sites["east"].db.synchronous_set, "no write waits for a copy"
+    await copied.sites["east"].stop()
+    await until("west serves", lambda: "west" in copied.served_by())
+    await copied.sites["east"].start()
+    copied.assign("east")
+    await until_redundant(copied, "west", "east")
+
+
+async def test_a_copy_that_seems_to_age_while_its_active_is_lost_takes_over(copied: World) -> None:
+    await until_redundant(copied, "east", "west")
+    west = copied.sites["west"]
+    await copied.stop_witness()
+    await copied.sites["east"].stop()
+    west.db.lag_s = 60.0  # nobody is there to be asked
+    west.db.notify()
+    await until("west tells that", lambda: bool(west.agent.status().copy_refusal))
+    await copied.start_witness()
+    await until("west serves", lambda: "west" in copied.served_by())
+
+
+async def test_a_copy_that_is_too_old_leaves_the_set_and_does_not_take_over(copied: World) -> None:
+    await until_redundant(copied, "east", "west")
+    west = copied.sites["west"]
+    west.db.lag_s = RPO_S - 0.5  # within it, and not for a lease time more
+    west.db.notify()
+    await until("the set is east alone", lambda: members(copied, "east") == {"east"})
+    await copied.sites["east"].stop()
+    await until(
+        "west holds and says why",
+        lambda: any(reason.code == "NotInSynchronousSet" for reason in west.agent.decision.reasons),
+    )
+    assert "west" not in copied.served_by()
+    await copied.sites["east"].start()
+    copied.assign("east")
+    await until("east serves again", lambda: copied.served_by() == ["east"])
+    west.db.lag_s = 0.0
+    west.db.notify()
+    await until_redundant(copied, "east", "west")
+
+
+async def test_a_copy_goes_over_and_back_as_planned(copied: World) -> None:
+    await until_redundant(copied, "east", "west")
+    for here, there in (("east", "west"), ("west", "east")):
+        copied.sites[here].agent.switchover.start(Order(f"to-{there}", "Switchover", there, "test"))
+        await until_redundant(copied, there, here)
+
+
+async def test_a_function_without_data_moves_whatever_was_heard_of_the_other_site(stateless: World) -> None:
+    await until_redundant(stateless, "east", "west")
+    await stateless.sites["west"].stop()
+    await stateless.sites["east"].stop()
+    await stateless.sites["west"].start()
+    stateless.assign("west")
+    await until("west serves", lambda: "west" in stateless.served_by())
+    await stateless.sites["west"].stop()
+    await stateless.sites["east"].start()
+    stateless.assign("east")
+    await until("east serves, which was no standby of west", lambda: "east" in stateless.served_by())
+    promise = stateless.witnesses["witness"].promise
+    assert promise is not None
+    assert promise.epoch >= 3
