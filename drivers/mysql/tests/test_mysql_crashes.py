@@ -1,16 +1,20 @@
 """kill -9 under load, and what the data says afterwards: nothing acknowledged is lost."""
 
 import asyncio
+import contextlib
 import threading
+from pathlib import Path
 from typing import Any
 
 import pymysql
 import pytest
+from graf_driver_mysql import backend as backend_module
 from graf_driver_mysql import component as component_module
+from graf_driver_mysql import tail
 from graf_driver_mysql.record import DataRole, Record
-from graf_driver_mysql.recovery import Start, choose
+from graf_driver_mysql.recovery import Start, choose, continues
 from graf_driver_sdk.errors import PreconditionError
-from graf_driver_sdk.types import Health, Role
+from graf_driver_sdk.types import Health, ResyncStrategy, Role, Verdict
 
 pytestmark = pytest.mark.mariadb
 
@@ -122,6 +126,85 @@ async def test_the_unacknowledged_tail_of_a_deposed_active_is_cut_off(lab: Any) 
     await lab.east.promotable()
 
 
+async def _drop_behind_a_hung_commit(lab: Any) -> tuple[threading.Thread, ...]:
+    """A DROP at east that is done and not logged, behind writes that west has and has not acknowledged.
+
+    The first write waits for its acknowledgement; the second is in the log, waits for the first and keeps the log to
+    itself meanwhile; the DROP has done its work and waits for the log.
+    """
+    lab.west.sql("SET GLOBAL rpl_semi_sync_slave_enabled = OFF")
+    lab.west.sql("STOP SLAVE IO_THREAD")
+    lab.west.sql("START SLAVE IO_THREAD")
+    before = lab.east.position()
+    threads = [await _write_until_hung(lab, 7)]
+    await lab.until("west has the write", lambda: lab.west.numbers() == {7})
+
+    def run(statement: str) -> threading.Thread:
+        def work() -> None:
+            with contextlib.suppress(pymysql.MySQLError), lab.east.client() as one, one.cursor() as cursor:
+                cursor.execute(statement)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    threads.append(run("INSERT INTO t VALUES (8)"))
+    await lab.until("the second write is logged", lambda: _sequence(lab.east.position()) == _sequence(before) + 2)
+    threads.append(run("DROP TABLE doomed"))
+    table = lab.east.root / "data" / "app" / "doomed.ibd"
+    await lab.until("the table is gone", lambda: not table.exists())
+    assert _sequence(lab.east.position()) == _sequence(before) + 2, "and that is not logged"
+    return tuple(threads)
+
+
+def _sequence(position: str) -> int:
+    return int(position.rpartition("-")[2])
+
+
+async def _return_after_an_unlogged_drop(lab: Any) -> Any:
+    """East is killed in it, west takes over; the verdict on east when its server runs again."""
+    await lab.up()
+    with lab.east.client() as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE doomed (n INT)")
+    await lab.west.promotable()
+    threads = await _drop_behind_a_hung_commit(lab)
+    await lab.east.crash()
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 10)
+    await lab.west.ensure(Role.ACTIVE, 2, "west")
+    assert lab.west.sql("SHOW TABLES FROM app") == [("doomed",), ("t",)]
+    assert (await lab.east.once(Role.INVALIDATED, 2, other=Role.ACTIVE)).completed
+    await lab.east.fenced_and_running(2)
+    assert lab.east.sql("SHOW TABLES FROM app") == [("t",)], "recovery finishes the DROP"
+    return await lab.east.driver.assess(lab.east.spec, lab.west.peer())
+
+
+async def test_a_drop_that_recovery_finishes_behind_a_tail_that_is_cut_off_makes_the_site_diverged(lab: Any) -> None:
+    finding = await _return_after_an_unlogged_drop(lab)
+    assert (finding.verdict, finding.divergent) == (Verdict.DIVERGED, "0-20-1")
+    archives: list[str] = []
+
+    async def rebuilt() -> bool:
+        answer = await lab.east.driver.resync(lab.east.spec, lab.west.peer(), ResyncStrategy.UNSPECIFIED, 2)
+        archives.append(answer.archive)
+        return bool(answer.progress.completed)
+
+    await lab.until("the rebuild", rebuilt, 20)
+    assert "DROP TABLE" in Path(archives[-1], tail.FOLDER, tail.INDEX).read_text()
+    assert lab.east.sql("SHOW TABLES FROM app") == [("doomed",), ("t",)]
+    assert lab.east.sql("SELECT @@global.gtid_domain_id") == [(20,)]
+
+
+@pytest.mark.mysql_long
+async def test_planted_bug_a_recovery_that_continues_a_history_that_was_cut_off_hides_the_drop(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "continues", lambda *_, **__: True)
+    finding = await _return_after_an_unlogged_drop(lab)
+    assert finding.verdict is Verdict.BEHIND
+    assert lab.east.sql("SHOW TABLES FROM app") != lab.west.sql("SHOW TABLES FROM app")
+
+
 async def test_a_deposed_active_stays_down_until_the_other_was_seen_to_be_promoted(lab: Any) -> None:
     """Both sites lose power. Were the old active truncated on the word of a controller, a write that the standby had
     received and not applied would be gone from both."""
@@ -198,3 +281,20 @@ def test_the_recovery_rule(
 ) -> None:
     record = Record(role, sites, 3)
     assert choose(record, wanted_active=wanted_active, other_active_seen=seen) is expected
+
+
+@pytest.mark.parametrize(
+    ("role", "truncated", "expected"),
+    [
+        (DataRole.ACTIVE, False, True),
+        (DataRole.ACTIVE, True, False),
+        (DataRole.STANDBY, False, False),
+        (DataRole.TRUNCATED, False, False),
+        (DataRole.REBUILDING, False, False),
+        (DataRole.NONE, False, False),
+    ],
+)
+def test_what_recovery_logs_continues_only_a_whole_history_of_the_sites_own(
+    role: DataRole, truncated: bool, expected: bool
+) -> None:
+    assert continues(Record(role, ("east", "west"), 3), truncated=truncated) is expected

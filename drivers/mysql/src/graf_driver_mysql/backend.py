@@ -19,6 +19,7 @@ from graf_driver_mysql.credentials import Credentials
 from graf_driver_mysql.observe import Observation, observe
 from graf_driver_mysql.parameters import Endpoint, Parameters
 from graf_driver_mysql.record import DataRole, Record, RecordFile
+from graf_driver_mysql.recovery import continues
 from graf_driver_mysql.server import Server, StartFailedError
 from graf_driver_mysql.sql import Session, SqlError
 
@@ -157,8 +158,9 @@ class Backend:
 
     async def _start_process(self, record: Record, truncate: bool) -> None:
         truncate = truncate and self.engine.can_truncate
+        continued = continues(record, truncated=truncate)
         try:
-            await self.server.start(truncate=truncate)
+            await self.server.start(truncate=truncate, continues=continued)
         except StartFailedError as error:
             if not truncate:
                 raise
@@ -167,8 +169,14 @@ class Backend:
             logs.event(
                 log, "truncation failed, starting with the tail", logging.WARNING, site=self.site, cause=str(error)
             )
-            await self.server.start(truncate=False)
-            return
+            truncate = False  # how far the attempt came is not known: what recovery logs is still not to be trusted
+            await self.server.start(truncate=False, continues=continued)
+        if not continued and (statements := self.engine.after_recovery(self.parameters)):
+            side = await self.side_session("after-recovery")
+            try:
+                await side.run(*statements)
+            finally:
+                side.close()
         if truncate:
             await self.save(replace(record, role=DataRole.TRUNCATED))
 

@@ -211,8 +211,17 @@ class Engine(ABC):
         return ""
 
     @abstractmethod
-    def arguments(self, truncate: bool) -> tuple[str, ...]:
-        """More arguments of one start."""
+    def arguments(self, truncate: bool, *, continues: bool) -> tuple[str, ...]:
+        """More arguments of one start.
+
+        Args:
+            truncate: Recovery cuts off what is in the binary log and not committed in the engine.
+            continues: What recovery itself writes into the binary log goes on with this site's history (``recovery.py``).
+        """
+
+    def after_recovery(self, parameters: Parameters) -> tuple[str, ...]:
+        """The statements after a start that did not continue the site's history: from now on it is continued."""
+        return ()
 
     @abstractmethod
     def make_template(self, parameters: Parameters, layout: Layout, sql: str) -> None:

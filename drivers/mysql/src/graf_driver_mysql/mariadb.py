@@ -55,6 +55,8 @@ innodb_buffer_pool_load_at_startup = OFF
 max_connections = 200
 log_warnings = 2
 """
+# No site writes in it (``gtidDomainId`` begins at 1): what is in it was never anybody's history.
+NOBODYS_DOMAIN = 0
 _COMMON = ["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=16M", "--performance-schema=OFF"]
 
 
@@ -176,9 +178,14 @@ class MariaDB(Engine):
             lines += [f"replicate_do_table = {database}.{table}" for database, table in scope.tables]
         return "\n".join(lines) + "\n"
 
-    def arguments(self, truncate: bool) -> tuple[str, ...]:
+    def arguments(self, truncate: bool, *, continues: bool) -> tuple[str, ...]:
         """A replica by role cuts its tail off at recovery, a source keeps it."""
-        return (f"--init-rpl-role={'SLAVE' if truncate else 'MASTER'}",)
+        role = (f"--init-rpl-role={'SLAVE' if truncate else 'MASTER'}",)
+        return role if continues else (*role, f"--gtid-domain-id={NOBODYS_DOMAIN}")
+
+    def after_recovery(self, parameters: Parameters) -> tuple[str, ...]:
+        """Sessions take it over when they are opened."""
+        return (f"SET GLOBAL gtid_domain_id = {parameters.gtid_domain_id}",)
 
     def make_template(self, parameters: Parameters, layout: Layout, sql: str) -> None:
         """``mariadb-install-db``, then the statements in bootstrap mode."""

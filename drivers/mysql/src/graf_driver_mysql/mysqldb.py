@@ -176,8 +176,8 @@ class MySQL(Engine):
         """``WAIT_FOR_EXECUTED_GTID_SET`` gives 1 when the time is over."""
         return f"SELECT WAIT_FOR_EXECUTED_GTID_SET({quoted(str(position))}, {seconds:.3f}) AS r"
 
-    def arguments(self, truncate: bool) -> tuple[str, ...]:
-        """None: recovery keeps what is in the binary log."""
+    def arguments(self, truncate: bool, *, continues: bool) -> tuple[str, ...]:
+        """None: recovery keeps what is in the binary log, and writes nothing into it."""
         return ()
 
     def make_template(self, parameters: Parameters, layout: Layout, sql: str) -> None:

@@ -9,6 +9,12 @@ TRUNCATE is right for a deposed active: nobody was told about its last, unacknow
 acknowledged is at the other site. It LOSES acknowledged writes when nobody else has them. Therefore it is chosen only
 when the recorded set had another site *and* an active one was seen with own eyes to be promoted; until then a deposed
 site stays down (WAIT): a dead server accepts nothing, and its data can still be used either way.
+
+Recovery writes too: a change of a table that was under way (DROP, ALTER, CREATE OR REPLACE) is finished from MariaDB's
+DDL log, and then logged under the next free name. Behind a tail that was cut off, that is the name of a transaction
+which the other site may have: two things of one name, and the verdict would be Behind with other data here (measured:
+in a third of such kills). So what recovery writes continues a site's history only where that is whole; elsewhere it
+goes into a domain of nobody's, and makes the site diverged.
 """
 
 from __future__ import annotations
@@ -37,3 +43,8 @@ def choose(record: Record, *, wanted_active: bool, other_active_seen: bool) -> S
     if wanted_active or record.role is not DataRole.ACTIVE or record.lone():
         return Start.KEEP
     return Start.TRUNCATE if other_active_seen else Start.WAIT
+
+
+def continues(record: Record, *, truncated: bool) -> bool:
+    """Whether what recovery itself logs goes on with this site's history: its own data, and all of it."""
+    return record.role is DataRole.ACTIVE and not truncated

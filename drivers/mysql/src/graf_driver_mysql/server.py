@@ -55,11 +55,12 @@ class Server:
         """Whether the process is not proved dead."""
         return self._process is not None
 
-    async def start(self, *, truncate: bool) -> None:
+    async def start(self, *, truncate: bool, continues: bool) -> None:
         """Starts the server without a role and returns when it listens.
 
         Args:
             truncate: Recovery cuts off what is in the binary log and not yet committed in the engine.
+            continues: What recovery writes into the binary log goes on with this site's history.
 
         Raises:
             StartFailedError: It ended, or did not listen in time (then it was killed).
@@ -70,7 +71,7 @@ class Server:
             # PR_SET_PDEATHSIG follows the thread that started the child, not the process.
             raise RuntimeError("the server must be started from the main thread, which lives as long as the driver")
         await self._outlive_predecessor()
-        self._spawn(truncate)
+        self._spawn(self.engine.arguments(truncate, continues=continues))
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._listening()
@@ -110,7 +111,7 @@ class Server:
                 )
             await asyncio.sleep(0.01)
 
-    def _spawn(self, truncate: bool) -> None:
+    def _spawn(self, arguments: tuple[str, ...]) -> None:
         setpriv = program("setpriv", "util-linux")
         executable = program(*self.engine.server)
         layout = self.layout
@@ -124,7 +125,7 @@ class Server:
         # driver could not start another on the same data. So the parent is looked at once more after asking.
         only_with_parent = ["/bin/sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
         command = [setpriv, "--pdeathsig", "KILL", *only_with_parent, executable, f"--defaults-file={layout.config}"]
-        command.extend(self.engine.arguments(truncate))
+        command.extend(arguments)
         with layout.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
