@@ -190,7 +190,8 @@ async def test_a_drop_that_recovery_finishes_behind_a_tail_that_is_cut_off_makes
         return bool(answer.progress.completed)
 
     await lab.until("the rebuild", rebuilt, 20)
-    assert "DROP TABLE" in Path(archives[-1], tail.FOLDER, tail.INDEX).read_text()
+    index = Path(archives[-1]).joinpath(tail.FOLDER, tail.INDEX).read_text()
+    assert "DROP TABLE" in index, "what was only here is told"
     assert lab.east.sql("SHOW TABLES FROM app") == [("doomed",), ("t",)]
     assert lab.east.sql("SELECT @@global.gtid_domain_id") == [(20,)]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graf.lab import process, volume
-from graf.lab.drill.database import Administrator
+from graf.lab.drill.database import Administrator, ends_with
 from graf.lab.drill.errors import DrillError
 from graf.lab.drill.volume_writer import WriterConfig
 from graf.lab.errors import LabError
@@ -98,6 +98,9 @@ class RealLab:
 
     def kill_database(self, location: str) -> None:
         self._lab.kill_process(location, DATABASE_PATTERN)
+
+    def logged(self, location: str, data_dir: str, statement: str) -> bool:
+        return ends_with(self._lab.disk(location, f"{data_dir}/data"), statement)
 
     def hold_replication(self, sites: Sequence[str]) -> None:
         one, other = (self._lab.topology.location(site).address for site in sites)

@@ -1,4 +1,4 @@
-"""A site's database server as its administrator on the machine: by the unix socket, which no gate guards."""
+"""A site's database server: its administrator on the machine, by the unix socket which no gate guards, and its log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pymysql
 from graf.lab.drill.errors import DrillError
 
 TIMEOUT_S = 5.0
+_TAIL_BYTES = 1 << 18
 _SOCKET = re.compile(r"^socket *= *(/\S+)$", re.MULTILINE)
 
 
@@ -30,6 +31,16 @@ def socket_of(server: Path) -> Path:
         cause = f"its configuration {option} names none" if option else "it runs without a configuration file"
         raise DrillError(f"the socket of the database server {server.name} is unknown", cause)
     return server / "root" / found.group(1).lstrip("/")
+
+
+def ends_with(data: Path, statement: str) -> bool:
+    """Whether a statement is in the last part of the binary log of a data directory, where it is logged as text."""
+    newest = max(data.glob("binlog.[0-9]*"), default=None)
+    if newest is None:
+        return False
+    with newest.open("rb") as log:
+        log.seek(max(0, newest.stat().st_size - _TAIL_BYTES))
+        return statement.encode() in log.read()
 
 
 class Administrator:

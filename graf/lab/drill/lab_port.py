@@ -70,6 +70,9 @@ class DrillLab(Protocol):
     def kill_database(self, location: str) -> None:
         """Kill -9 of the location's database server and of nothing else."""
 
+    def logged(self, location: str, data_dir: str, statement: str) -> bool:
+        """Whether a statement is at the end of the binary log of the location's database, on its disk."""
+
     def hold_replication(self, sites: Sequence[str]) -> None:
         """Drops the database's own traffic between sites, nothing else."""
 

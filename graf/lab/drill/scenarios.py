@@ -372,7 +372,7 @@ SCENARIOS: dict[str, Scenario] = {
             "site lost where the group has a part of the database; needs graf lab up --scope",
             (_THERE, _BACK),
             table_scope,
-            profile="wan",  # a member is given up later: the tail must not be acknowledged by the active alone
+            profile="wan",  # the lease ends later: a database that the site itself has killed logs no change any more
         ),
     )
 }

@@ -1,14 +1,21 @@
 """The drill `table-scope`: a part of each database server is the group's, and the rest is its site's.
 
 Needs a lab with a scope (`graf lab up --scope`). The site's own application writes at both sites all the time. The
-active site is lost while a change of a table waits for the standby's acknowledgement: such a tail cannot be cut off
-at recovery, so the lost site comes back diverged and what is in scope is rebuilt there.
+active site is cut off and then lost while a change of a table waits for the standby's acknowledgement. A row that
+waits so is cut off at recovery and the site comes back behind; a change of a table cannot be, so the lost site comes
+back diverged and what is in scope is rebuilt there.
+
+Two commits that wait keep the binary log to themselves (measured: the first waits for its acknowledgement, the second
+is logged and waits for the first with the log locked). Behind the clients' writes the change would therefore be done
+and not logged. So a lock keeps the clients waiting until the change is in the log, which is looked for in the log's
+own file; then their writes queue up behind it and the site is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +23,20 @@ from typing import Any
 import pymysql
 
 from graf.crd.group import GroupComponent, RedundancyGroup
+from graf.lab.drill.clients import WRITES_TABLE
 from graf.lab.drill.errors import StepError
 from graf.lab.drill.lab_port import Account
 from graf.lab.drill.local_writer import HOST, PORT, LocalWriter, longest_pause_ms
 from graf.lab.drill.model import Check
 from graf.lab.drill.netns import connect_in
+from graf.lab.drill.observer import PROBE_TABLE
 from graf.lab.drill.session import Session
 from graf.lab.scope import LOCAL_DATABASE, LOCAL_USER, TABLE, TABLES_DATABASE
 
 ENDS_S = 10.0  # a connection to a killed server has ended by then
+LOGGED_S = 5.0  # the change of a table is in the log by then; it would wait for ever for its answer
+LOGGED_POLL_S = 0.005
+QUEUE_S = 0.1  # for the clients' writes to wait behind it
 LOCAL_PAUSE_MS = 5_000.0
 BESIDE = "drill_cache"  # a table of the listed one's database that is not listed itself
 ORDERS = 20
@@ -85,7 +97,7 @@ class _Run:
         self._order(standby, ORDERS)
         with session.progress.step(f"heal {active}") as step:
             session.hold_load(step, 2.0)
-            session.heal("hold replication")
+            session.heal(f"cut off {active}")
             session.heal(f"kill {active}")
         self.come_back(session)
         verdicts = sorted({m.label for m in session.markers if m.lane == active and m.label.startswith("verdict ")})
@@ -116,22 +128,45 @@ class _Run:
     def _lose(self, active: str) -> int:
         """Kill -9 of everything at the active site while a change of a table waits for the standby."""
         session = self.session
-        sites = (active, session.spare)
-        with session.progress.step(f"fault: kill everything at {active} while a change of a table is unacknowledged"):
-            self.tail = _Tail(self._connect(active), self._tail_name)
-            self.tail.start()
+        self.tail = tail = _Tail(self._connect(active, LOGGED_S + ENDS_S), self._tail_name)
+        lock = self._connect(active)
+        with session.progress.step(f"fault: {active} is cut off, and killed with a change of a table unacknowledged"):
             start = session.inject(
-                "hold the replication between the sites",
-                lambda: session.lab.hold_replication(sites),
-                ("hold replication", session.lab.release_replication),
+                "hold the clients' writes", lambda: _lock(lock), ("hold the clients' writes", lambda: _let_go(lock))
             )
+            session.inject(
+                f"cut off {active}",
+                lambda: session.lab.cut_off(active),
+                (f"cut off {active}", lambda: session.lab.reconnect(active)),
+            )
+            tail.start()
+            self._wait_logged(active, tail)
+            session.heal("hold the clients' writes")
+            time.sleep(QUEUE_S)
             session.inject(
                 f"kill everything at {active}",
                 lambda: session.lab.kill(active),
                 (f"kill {active}", lambda: session.lab.start(active)),
             )
-            self.tail.join(ENDS_S)
+            tail.join(ENDS_S)
+            if tail.answered:
+                raise StepError(f"{tail.statement} was answered although {active} was cut off from the standby")
         return start
+
+    def _wait_logged(self, active: str, tail: _Tail) -> None:
+        """The change of a table is in the active's binary log, which recovery goes by.
+
+        Raises:
+            StepError: It is not, in time: then it proves nothing about a tail.
+        """
+        data = str(self.component.parameters["dataDir"])
+        ends = time.monotonic() + LOGGED_S
+        while not self.session.lab.logged(active, data, tail.statement):
+            if time.monotonic() >= ends:
+                why = "its connection ended" if not tail.is_alive() else "it still runs"
+                raise StepError(f"{tail.statement} was not in the log of {active} after {LOGGED_S:g} s: {why}")
+            time.sleep(LOGGED_POLL_S)
+        self.session.mark(active, "the change of a table is in its log")
 
     # -- what must be so -------------------------------------------------------------------------------------
 
@@ -187,35 +222,41 @@ class _Run:
                 cursor.execute(statement)
             return list(cursor.fetchall())
 
-    def _connect(self, site: str) -> Any:
+    def _connect(self, site: str, timeout_s: float = 3.0) -> Any:
         application = self.component.parameters["application"]
         password = self.session.lab.application_password(self.session.spare)
         account = Account(str(application["user"]), password, str(application["database"]))
-        return connect_in(self.session.lab.namespace(site), HOST, PORT, account)
+        return connect_in(self.session.lab.namespace(site), HOST, PORT, account, timeout_s)
+
+
+def _lock(connection: Any) -> None:
+    """The clients and the observer wait before their writes; returns when none of them is under way."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"LOCK TABLES {WRITES_TABLE} READ, {PROBE_TABLE} READ")
+
+
+def _let_go(connection: Any) -> None:
+    """The server may be gone already."""
+    with contextlib.suppress(pymysql.err.Error, OSError):
+        connection.close()
 
 
 class _Tail(threading.Thread):
-    """Makes one table after the other: whenever the site is lost, such a statement is without an answer.
+    """Makes a table, and gets no answer. Its connection is opened before anything is broken."""
 
-    Its connection is opened before anything is broken: a set of sites is shrunk soon after the replication is held, and
-    then the statement would be acknowledged by the active alone.
-    """
-
-    def __init__(self, connection: Any, name: str) -> None:
+    def __init__(self, connection: Any, table: str) -> None:
         super().__init__(name="tail", daemon=True)
         self._connection = connection
-        self._name = name
-        self.table = name  # the one of the statement that has no answer
+        self.table = table
+        self.statement = f"CREATE TABLE {table} (n INT)"
+        self.answered = False
 
     def run(self) -> None:
         """Until the connection is lost."""
-        number = 0
         with (
             contextlib.suppress(pymysql.err.Error, OSError),
             contextlib.closing(self._connection) as connection,
             connection.cursor() as cursor,
         ):
-            while True:
-                number += 1
-                self.table = f"{self._name}_{number}"
-                cursor.execute(f"CREATE TABLE {self.table} (n INT)")
+            cursor.execute(self.statement)
+            self.answered = True

@@ -26,7 +26,7 @@ BLIND_LIMIT_MS = 500.0
 # lease, so the profile does not matter to them.
 _BY_PROFILE = {"metro": 1_200.0, "regional": 3_000.0, "wan": 9_000.0}
 _SILENT_LOSS = ("site-loss", "site-partition", "site-freeze", "standby-loss", "volume-loss")
-# The replication is held before the site is lost, for half a second at most.
+# The clients are held until what they wrote is acknowledged, before the site is cut off.
 _SILENT_LOSS_WITH_TAIL = ("table-scope",)
 _TAIL_MS = 500.0
 _FIXED = {"db-crash": 300.0, "switchover": 200.0, "manager-loss": 300.0}

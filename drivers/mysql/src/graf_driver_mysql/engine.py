@@ -216,7 +216,7 @@ class Engine(ABC):
 
         Args:
             truncate: Recovery cuts off what is in the binary log and not committed in the engine.
-            continues: What recovery itself writes into the binary log goes on with this site's history (``recovery.py``).
+            continues: What recovery itself logs goes on with this site's history (``recovery.py``).
         """
 
     def after_recovery(self, parameters: Parameters) -> tuple[str, ...]:
