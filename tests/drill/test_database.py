@@ -8,7 +8,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from graf.lab.drill.database import Administrator, socket_of
+from graf.lab.drill.database import Administrator, ends_with, socket_of
 from graf.lab.drill.errors import DrillError
 
 
@@ -58,3 +58,12 @@ def test_a_server_that_is_gone_is_told(tmp_path: Path) -> None:
     server = process(tmp_path, ["mariadbd", "--defaults-file=/etc/server.cnf"], "socket = /s\n")
     with pytest.raises(DrillError, match="database server of east cannot be administered"):
         Administrator("east", int(server.name), tmp_path)
+
+
+def test_a_statement_is_looked_for_at_the_end_of_the_newest_binary_log(tmp_path: Path) -> None:
+    assert not ends_with(tmp_path, "CREATE TABLE a"), "there is no log"
+    (tmp_path / "binlog.index").write_text("CREATE TABLE c")
+    (tmp_path / "binlog.000001").write_bytes(b"CREATE TABLE a")
+    (tmp_path / "binlog.000002").write_bytes(b"CREATE TABLE early" + bytes(1 << 18) + b"CREATE TABLE b (n INT)\0")
+    assert ends_with(tmp_path, "CREATE TABLE b (n INT)")
+    assert not [name for name in ("a", "c", "early") if ends_with(tmp_path, f"CREATE TABLE {name}")]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from graf.lab.drill.errors import DrillError
+from graf.lab.drill.lab_port import Account
 from graf.lab.drill.model import Answer, Probe, Sample
 from graf.lab.drill.observer import CREATE_PROBE, Asker, ObserverConfig, read_samples, run_observer
 from graf.lab.drill.workload import Workload
@@ -118,3 +122,44 @@ def test_the_newest_answers_can_be_read_while_the_observer_writes(tmp_path: Path
         Sample("east", Probe.WRITE, new, new, Answer.REFUSED),
         Sample("west", Probe.WRITE, new, new, Answer.ACCEPTED),
     ]
+
+
+class Spawned:
+    """A lab whose programs do nothing: the test writes what the observer would."""
+
+    def __init__(self, samples: Path, lines: list[str]) -> None:
+        self.samples, self.lines = samples, lines
+        self.seen: dict[str, str] = {}  # program: what the observer had written when it was started
+
+    def namespace(self, site: str) -> str:
+        return f"ns-{site}"
+
+    def spawn(self, _location: str, argv: Sequence[str], _stderr: Path) -> Any:
+        name = argv[2].rpartition(".")[2]
+        self.seen[name] = self.samples.read_text()
+        if name == "observer":
+            self.samples.write_text(
+                "".join(f"{line} {(now := time.monotonic_ns())} {now} down\n" for line in self.lines)
+            )
+        return SimpleNamespace(poll=lambda: None, stdin=None, wait=lambda _: 0)
+
+
+def started(tmp_path: Path, lines: list[str]) -> Spawned:
+    lab = Spawned(tmp_path / "observer.log", lines)
+    Workload(cast(Any, lab), Account("u", "p", "d"), ("127.0.0.1", 3306), ("east", "west"), tmp_path).start()
+    return lab
+
+
+def test_the_clients_begin_when_the_observer_has_an_answer_to_each_question(tmp_path: Path) -> None:
+    """Else it is blind to their first writes, for as long as a busy machine takes to start it."""
+    lab = started(tmp_path, ["east write", "east read", "west write", "west read"])
+    assert list(lab.seen) == ["observer", "clients"]
+    assert len(lab.seen["clients"].splitlines()) == 4
+
+
+def test_an_observer_without_an_answer_is_told_before_there_is_any_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graf.lab.drill.workload.OBSERVER_TIMEOUT_S", 0.1)
+    with pytest.raises(DrillError, match="nothing of west/read"):
+        started(tmp_path, ["east write", "east read", "west write"])

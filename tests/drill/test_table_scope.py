@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import yaml
+from rich.console import Console
 
 from graf.crd.group import RedundancyGroup
 from graf.lab.drill import table_scope
 from graf.lab.drill.errors import StepError
 from graf.lab.drill.model import Check
+from graf.lab.drill.progress import Progress
+from graf.lab.drill.session import Session
 from graf.lab.scope import scope_of
 
 EXAMPLE = Path(__file__).parents[2] / "gitops" / "example" / "groups" / "vcu-db.yaml"
@@ -69,7 +76,7 @@ class World:
         component = table_scope.scoped_component(group(scoped=True))
         run = table_scope._Run(cast(Any, session), component, cast(Any, self.writers), lambda _: None, lambda _: None)
         monkeypatch.setattr(table_scope._Run, "_ask", lambda _, site, statement: self.ask(site, statement))
-        run.tail = cast(Any, type("Tail", (), {"table": "graf_drill_tail_7_1"}))
+        run.tail = cast(Any, type("Tail", (), {"table": "graf_drill_tail_7"}))
         run._judge(0)
         return [check for check in session.checks if not check.ok]
 
@@ -125,3 +132,79 @@ def test_each_finding_can_fail(monkeypatch: pytest.MonkeyPatch, spoil: Any, name
         monkeypatch.setattr(table_scope, "LOCAL_PAUSE_MS", 3_000.0)
         world.writers["west"].found = [("west", 1)]
     assert [check.name for check in world.judged(monkeypatch)] == [name]
+
+
+class Fault:
+    """A lab that notes what is done to it, and an active site that logs the change of a table or does not."""
+
+    def __init__(self, logs: bool, answers: bool = False) -> None:
+        self.done: list[str] = []
+        self.logs, self.answers = logs, answers
+        self.over = threading.Event()
+
+    def logged(self, _site: str, data_dir: str, statement: str) -> bool:
+        assert (data_dir, statement) == ("/var/lib/graf/mysql", f"CREATE TABLE graf_drill_tail_{RUN} (n INT)")
+        return self.logs
+
+    def cut_off(self, site: str) -> None:
+        self.done.append(f"cut off {site}")
+
+    def reconnect(self, site: str) -> None:
+        self.done.append(f"reconnect {site}")
+
+    def kill(self, site: str) -> None:
+        self.done.append(f"kill {site}")
+        self.over.set()
+
+    def start(self, site: str) -> None:
+        self.done.append(f"start {site}")
+
+    def execute(self, statement: str) -> None:
+        self.done.append(statement.split(" (")[0])
+        if statement.startswith("CREATE") and not self.answers:
+            self.over.wait(10)
+            raise OSError("the server is gone")
+
+    def lose(self, monkeypatch: pytest.MonkeyPatch) -> Session:
+        lab = self
+        connection = cast(Any, type("Connection", (), {"close": lambda _: lab.done.append("close")}))()
+        connection.cursor = lambda: contextlib.nullcontext(SimpleNamespace(execute=lab.execute))
+        monkeypatch.setattr(table_scope._Run, "_connect", lambda *_: connection)
+        monkeypatch.setattr(table_scope, "LOGGED_S", 0.1)
+        workload = cast(Any, SimpleNamespace(run_id=RUN))
+        session = Session(
+            cast(Any, self), cast(Any, None), workload, Progress(Console(file=io.StringIO())), "g", "east", "west", None
+        )
+        component = table_scope.scoped_component(group(scoped=True))
+        run = table_scope._Run(session, component, {}, lambda _: None, lambda _: None)
+        try:
+            run._lose("east")
+        finally:
+            self.over.set()
+            session.heal_all()
+        return session
+
+
+LOCK = "LOCK TABLES graf_drill_writes READ, graf_drill_probe READ"
+TAIL = f"CREATE TABLE graf_drill_tail_{RUN}"
+
+
+def test_the_site_is_killed_when_the_change_of_a_table_is_in_its_log_and_the_clients_queue_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fault = Fault(logs=True)
+    fault.lose(monkeypatch)
+    assert fault.done == [LOCK, "cut off east", TAIL, "close", "kill east", "close", "start east", "reconnect east"]
+
+
+def test_a_change_that_is_not_logged_is_no_tail_and_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = Fault(logs=False)
+    with pytest.raises(StepError, match=r"was not in the log of east after 0\.1 s: it still runs"):
+        fault.lose(monkeypatch)
+    assert "kill east" not in fault.done
+    assert "reconnect east" in fault.done
+
+
+def test_a_change_that_is_answered_is_no_tail_and_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StepError, match="was answered although east was cut off"):
+        Fault(logs=True, answers=True).lose(monkeypatch)

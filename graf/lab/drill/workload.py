@@ -15,13 +15,14 @@ import pymysql
 from graf.lab.drill.clients import CREATE_WRITES, WRITES_TABLE, ClientConfig, read_journal
 from graf.lab.drill.errors import DrillError
 from graf.lab.drill.lab_port import Account, DrillLab
-from graf.lab.drill.model import Ack, ClientError, Sample
+from graf.lab.drill.model import Ack, ClientError, Probe, Sample
 from graf.lab.drill.netns import connect_in
 from graf.lab.drill.observer import CREATE_PROBE, ObserverConfig, parse_samples, read_samples
 
 USERS = "users"
 DIRECT_HOST = "127.0.0.1"
 STOP_TIMEOUT_S = 10.0
+OBSERVER_TIMEOUT_S = 15.0
 
 
 class Workload:
@@ -68,7 +69,11 @@ class Workload:
             ) from error
 
     def start(self) -> None:
-        """Starts the observer and the clients."""
+        """Starts the observer, and the clients once it has an answer to each question: it must see what they do.
+
+        Raises:
+            DrillError: It had none in time, or ended.
+        """
         self._journal.touch()
         self._samples.touch()
         host, port = self._service
@@ -91,7 +96,22 @@ class Workload:
             output=str(self._journal),
         )
         self._spawn("observer", observer)
+        self._wait_for_observer()
         self._spawn("clients", clients)
+
+    def _wait_for_observer(self) -> None:
+        asked = {(site, probe) for site in self._sites for probe in Probe}
+        ends = time.monotonic() + OBSERVER_TIMEOUT_S
+        while missing := asked - {(sample.site, sample.probe) for sample in read_samples(self._samples)}:
+            self.check_alive()
+            if time.monotonic() > ends:
+                names = ", ".join(sorted(f"{site}/{probe}" for site, probe in missing))
+                raise DrillError(
+                    f"the observer had no answer within {OBSERVER_TIMEOUT_S:.0f} s",
+                    f"nothing of {names}",
+                    "run the drill again when the machine is less busy",
+                )
+            time.sleep(0.02)
 
     def stop(self) -> None:
         """Ends both by the end of their input; kills what does not end."""
