@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pymysql
 import pytest
 from graf_driver_mysql import backend as backend_module
 from graf_driver_mysql import component as component_module
-from graf_driver_mysql import tail
+from graf_driver_mysql import tail, truncated
 from graf_driver_mysql.record import DataRole, Record
 from graf_driver_mysql.recovery import Start, choose, continues
 from graf_driver_sdk.errors import PreconditionError
@@ -126,23 +128,24 @@ async def test_the_unacknowledged_tail_of_a_deposed_active_is_cut_off(lab: Any) 
     await lab.east.promotable()
 
 
-async def _drop_behind_a_hung_commit(lab: Any) -> tuple[threading.Thread, ...]:
-    """A DROP at east that is done and not logged, behind writes that west has and has not acknowledged.
+async def _behind_a_hung_commit(lab: Any, statement: str) -> tuple[threading.Thread, ...]:
+    """A change of the table ``doomed`` at east that is done and not logged, behind writes that west has.
 
     The first write waits for its acknowledgement; the second is in the log, waits for the first and keeps the log to
-    itself meanwhile; the DROP has done its work and waits for the log.
+    itself meanwhile; the change has done its work and waits for the log.
     """
     lab.west.sql("SET GLOBAL rpl_semi_sync_slave_enabled = OFF")
     lab.west.sql("STOP SLAVE IO_THREAD")
     lab.west.sql("START SLAVE IO_THREAD")
-    before = lab.east.position()
+    table = lab.east.root / "data" / "app" / "doomed.ibd"
+    before, file = lab.east.position(), table.stat().st_ino
     threads = [await _write_until_hung(lab, 7)]
     await lab.until("west has the write", lambda: lab.west.numbers() == {7})
 
-    def run(statement: str) -> threading.Thread:
+    def run(text: str) -> threading.Thread:
         def work() -> None:
             with contextlib.suppress(pymysql.MySQLError), lab.east.client() as one, one.cursor() as cursor:
-                cursor.execute(statement)
+                cursor.execute(text)
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -150,9 +153,8 @@ async def _drop_behind_a_hung_commit(lab: Any) -> tuple[threading.Thread, ...]:
 
     threads.append(run("INSERT INTO t VALUES (8)"))
     await lab.until("the second write is logged", lambda: _sequence(lab.east.position()) == _sequence(before) + 2)
-    threads.append(run("DROP TABLE doomed"))
-    table = lab.east.root / "data" / "app" / "doomed.ibd"
-    await lab.until("the table is gone", lambda: not table.exists())
+    threads.append(run(statement))
+    await lab.until("the table's file is gone", lambda: not table.exists() or table.stat().st_ino != file)
     assert _sequence(lab.east.position()) == _sequence(before) + 2, "and that is not logged"
     return tuple(threads)
 
@@ -161,26 +163,40 @@ def _sequence(position: str) -> int:
     return int(position.rpartition("-")[2])
 
 
-async def _return_after_an_unlogged_drop(lab: Any) -> Any:
-    """East is killed in it, west takes over; the verdict on east when its server runs again."""
+async def _killed_in(lab: Any, statement: str) -> None:
+    """East is killed in it, when it is done and not logged; ``doomed`` had one row."""
     await lab.up()
     with lab.east.client() as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE doomed (n INT)")
+        cursor.execute("INSERT INTO doomed VALUES (1)")
+    await lab.until("the definition is older than the change", _older(lab.east.root / "data" / "app" / "doomed.frm"))
     await lab.west.promotable()
-    threads = await _drop_behind_a_hung_commit(lab)
+    threads = await _behind_a_hung_commit(lab, statement)
     await lab.east.crash()
     for thread in threads:
         await asyncio.to_thread(thread.join, 10)
+
+
+def _older(path: Path) -> Callable[[], bool]:
+    return lambda: time.time() > path.stat().st_mtime + 2 * truncated.APART_S
+
+
+async def _return(lab: Any) -> Any:
+    """West takes over; the verdict on east when its server runs again."""
     await lab.west.ensure(Role.ACTIVE, 2, "west")
-    assert lab.west.sql("SHOW TABLES FROM app") == [("doomed",), ("t",)]
+    assert lab.west.sql("SELECT n FROM app.doomed") == [(1,)]
     assert (await lab.east.once(Role.INVALIDATED, 2, other=Role.ACTIVE)).completed
     await lab.east.fenced_and_running(2)
-    assert lab.east.sql("SHOW TABLES FROM app") == [("t",)], "recovery finishes the DROP"
     return await lab.east.driver.assess(lab.east.spec, lab.west.peer())
 
 
-async def test_a_drop_that_recovery_finishes_behind_a_tail_that_is_cut_off_makes_the_site_diverged(lab: Any) -> None:
-    finding = await _return_after_an_unlogged_drop(lab)
+@pytest.mark.parametrize("statement", ["DROP TABLE doomed", "TRUNCATE TABLE doomed"])
+async def test_a_change_of_a_table_that_was_done_and_not_logged_makes_the_site_diverged(
+    lab: Any, statement: str
+) -> None:
+    """Behind a tail that is cut off. Recovery finishes the DROP; of the TRUNCATE it knows nothing."""
+    await _killed_in(lab, statement)
+    finding = await _return(lab)
     assert (finding.verdict, finding.divergent) == (Verdict.DIVERGED, "0-20-1")
     archives: list[str] = []
 
@@ -191,9 +207,17 @@ async def test_a_drop_that_recovery_finishes_behind_a_tail_that_is_cut_off_makes
 
     await lab.until("the rebuild", rebuilt, 20)
     index = Path(archives[-1]).joinpath(tail.FOLDER, tail.INDEX).read_text()
-    assert "DROP TABLE" in index, "what was only here is told"
-    assert lab.east.sql("SHOW TABLES FROM app") == [("doomed",), ("t",)]
+    assert f"{statement.split()[0]} TABLE" in index, "what was only here is told"
+    assert lab.east.sql("SELECT n FROM app.doomed") == [(1,)]
     assert lab.east.sql("SELECT @@global.gtid_domain_id") == [(20,)]
+
+
+async def test_a_truncate_that_was_done_and_not_logged_is_logged_by_a_local_restart(lab: Any) -> None:
+    await _killed_in(lab, "TRUNCATE TABLE doomed")
+    assert lab.west.sql("SELECT n FROM app.doomed") == [(1,)]
+    await lab.east.ensure(Role.ACTIVE, 1, "east", "west")
+    assert lab.east.sql("SELECT n FROM app.doomed") == []
+    await lab.until("the same at west", lambda: lab.west.sql("SELECT n FROM app.doomed") == [])
 
 
 @pytest.mark.mysql_long
@@ -201,9 +225,19 @@ async def test_planted_bug_a_recovery_that_continues_a_history_that_was_cut_off_
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend_module, "continues", lambda *_, **__: True)
-    finding = await _return_after_an_unlogged_drop(lab)
-    assert finding.verdict is Verdict.BEHIND
+    await _killed_in(lab, "DROP TABLE doomed")
+    assert (await _return(lab)).verdict is Verdict.BEHIND
     assert lab.east.sql("SHOW TABLES FROM app") != lab.west.sql("SHOW TABLES FROM app")
+
+
+@pytest.mark.mysql_long
+async def test_planted_bug_without_a_look_for_it_a_truncate_is_hidden(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "suspects", lambda *_: ())
+    await _killed_in(lab, "TRUNCATE TABLE doomed")
+    assert (await _return(lab)).verdict is Verdict.BEHIND
+    assert lab.east.sql("SELECT n FROM app.doomed") == []
 
 
 async def test_a_deposed_active_stays_down_until_the_other_was_seen_to_be_promoted(lab: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from enum import Enum, auto
@@ -15,6 +16,7 @@ from graf_driver_sdk import logs
 from graf_driver_sdk.blocking import run_blocking
 
 from graf_driver_mysql import bootstrap, sql
+from graf_driver_mysql.binlog import BinlogError
 from graf_driver_mysql.credentials import Credentials
 from graf_driver_mysql.observe import Observation, observe
 from graf_driver_mysql.parameters import Endpoint, Parameters
@@ -22,6 +24,7 @@ from graf_driver_mysql.record import DataRole, Record, RecordFile
 from graf_driver_mysql.recovery import continues
 from graf_driver_mysql.server import Server, StartFailedError
 from graf_driver_mysql.sql import Session, SqlError
+from graf_driver_mysql.truncated import Table, suspects
 
 log = logging.getLogger("graf.driver.mysql")
 
@@ -159,6 +162,7 @@ class Backend:
     async def _start_process(self, record: Record, truncate: bool) -> None:
         truncate = truncate and self.engine.can_truncate
         continued = continues(record, truncated=truncate)
+        tables = await self._perhaps_truncated(record)
         try:
             await self.server.start(truncate=truncate, continues=continued)
         except StartFailedError as error:
@@ -171,14 +175,33 @@ class Backend:
             )
             truncate = False  # how far the attempt came is not known: what recovery logs is still not to be trusted
             await self.server.start(truncate=False, continues=continued)
-        if not continued and (statements := self.engine.after_recovery(self.parameters)):
-            side = await self.side_session("after-recovery")
-            try:
-                await side.run(*statements)
-            finally:
-                side.close()
+        await self._after_recovery(tables, continued)
         if truncate:
             await self.save(replace(record, role=DataRole.TRUNCATED))
+
+    async def _perhaps_truncated(self, record: Record) -> tuple[Table, ...]:
+        """A standby's TRUNCATE is fetched again; only an active's would be gone from the history."""
+        if record.role is not DataRole.ACTIVE or self.engine.recovers_truncate:
+            return ()
+        try:
+            return await run_blocking(suspects, self.server.layout.data, self.parameters.scope)
+        except (OSError, subprocess.SubprocessError, BinlogError) as error:
+            # MariaDB itself would not look either: a server that is whole must not stay down for this.
+            logs.event(log, "not looked for a TRUNCATE", logging.ERROR, site=self.site, cause=str(error))
+            return ()
+
+    async def _after_recovery(self, tables: tuple[Table, ...], continued: bool) -> None:
+        """Logs what recovery did not, where recovery logs; then the site's history is continued."""
+        side = await self.side_session("after-recovery")
+        try:
+            for table in tables:
+                if not await side.rows(f"SELECT 1 FROM {table} LIMIT 1"):  # noqa: S608 - a quoted name
+                    logs.event(log, "truncated without the log", logging.WARNING, site=self.site, table=str(table))
+                    await side.run(f"TRUNCATE TABLE {table}")
+            if not continued:
+                await side.run(*self.engine.after_recovery(self.parameters))
+        finally:
+            side.close()
 
     def _died(self, how: str) -> None:
         self.mode = Mode.DOWN

@@ -36,6 +36,7 @@ class Engine(ABC):
     ordered: ClassVar[bool]  # the parallel applier keeps the source's order of commits, whoever wrote them
     gone_from_source: ClassVar[frozenset[int]]  # errors: purged at the source, or never was there
     position_fact: ClassVar[str]
+    recovers_truncate: ClassVar[bool]  # recovery knows of a TRUNCATE that was done and not logged
 
     read_positions: ClassVar[str]
     read_followers: ClassVar[str]

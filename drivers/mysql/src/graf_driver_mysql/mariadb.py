@@ -72,6 +72,7 @@ class MariaDB(Engine):
     ordered = False
     gone_from_source = frozenset({1236})
     position_fact = "gtid_binlog_pos"
+    recovers_truncate = False
 
     read_positions = (
         "SELECT @@global.read_only r, @@global.gtid_binlog_pos b, @@global.gtid_slave_pos s,"

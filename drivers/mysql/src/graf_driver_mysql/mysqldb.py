@@ -81,6 +81,7 @@ class MySQL(Engine):
     ordered = True
     gone_from_source = frozenset({1236, 13114})
     position_fact = "gtid_executed"
+    recovers_truncate = True
 
     read_positions = (
         "SELECT @@global.read_only r, @@global.gtid_executed b, @@global.gtid_owned o,"
