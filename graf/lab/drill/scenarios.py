@@ -328,7 +328,8 @@ def switchover(session: Session) -> None:
 
 def table_scope(session: Session) -> None:
     """The active site is lost where the group has a part of the database, with a tail that cannot be cut off."""
-    scoped.play(session, _take_over, _return)
+    # A rebuild of a scope replays all that was ever written, and each run of the drill adds to it.
+    scoped.play(session, _take_over, lambda again: _return(again, timeout_s=900.0))
 
 
 def _move(session: Session, target: str) -> None:
