@@ -15,10 +15,11 @@ from typing import Any
 
 import yaml
 
-from graf.lab import pki, site, volume
+from graf.lab import made_with, pki, site, volume
 from graf.lab.build import REPOSITORY
 from graf.lab.errors import LabError
 from graf.lab.images import Image
+from graf.lab.made_with import Extra
 from graf.lab.state import write_atomically, write_if_changed
 from graf.lab.topology import MANAGEMENT, MANAGER_NODE_PORT, SITES, Topology
 
@@ -80,7 +81,7 @@ def database_passwords(topology: Topology) -> Path:
 def ensure_identities(topology: Topology) -> None:
     """Make every certificate that GRAF and its drivers need in this lab, where missing."""
     pki.ensure_graf_identities(topology)
-    if volume.has_volume(topology):
+    if made_with.has(topology, Extra.VOLUME):
         pki.ensure_identities(topology, {volume.identity(name): volume.dns_name(name) for name in SITES})
 
 
@@ -115,7 +116,7 @@ def render(topology: Topology, location: str, images: list[Image]) -> Path:
         shutil.copytree(database_passwords(topology), overlay / "graf-mysql")
         secret_files["graf-mysql"] = [f"graf-mysql/{name}" for name in _DATABASE_SECRET]
     fixed = {"graf-mysql"}
-    if location in SITES and volume.has_volume(topology):
+    if location in SITES and made_with.has(topology, Extra.VOLUME):
         fixed.add(volume.SECRET)
         (overlay / volume.SECRET).mkdir(mode=0o700)
         files = volume.secret_files(topology, location)

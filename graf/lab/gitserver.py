@@ -7,9 +7,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from graf.lab import daemons, process, scope, volume
+from graf.lab import daemons, made_with, process, scope, volume
 from graf.lab.build import REPOSITORY
 from graf.lab.errors import LabError
+from graf.lab.made_with import Extra
 from graf.lab.topology import MANAGEMENT, Topology
 
 EXAMPLE = REPOSITORY / "gitops" / "example"
@@ -41,9 +42,9 @@ def ensure_repository(topology: Topology) -> bool:
         for manifest in sorted(work.rglob("*")):
             if manifest.is_file():
                 manifest.write_text(localise(manifest.read_text(), topology))
-        if volume.has_volume(topology):
+        if made_with.has(topology, Extra.VOLUME):
             volume.add_to_example(work, topology)
-        if scope.has_scope(topology):
+        if made_with.has(topology, Extra.SCOPE):
             scope.add_to_example(work)
         _git(work, "init", "--quiet", "--initial-branch=main")
         _git(work, "add", "--all")

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -21,15 +21,15 @@ from graf.lab import (
     imagestore,
     imports,
     liveness,
+    made_with,
     network,
     process,
-    scope,
     site,
-    volume,
 )
 from graf.lab.cgroups import CgroupTree, hierarchies
 from graf.lab.errors import LabError
 from graf.lab.images import Image, ImageSpec
+from graf.lab.made_with import Extra
 from graf.lab.state import LabState, all_labs, choose_index, current_boot_id, exclusive
 from graf.lab.topology import CLUSTERS, LOCATIONS, MANAGEMENT, USERS, Topology, state_root
 
@@ -85,13 +85,14 @@ def up(
     """
     checks.machine()
     with exclusive(name):
-        state = _state_of(name, index, with_volume, with_scope, tell)
+        wanted = ((Extra.VOLUME, with_volume), (Extra.SCOPE, with_scope))
+        state = _state_of(name, index, [extra for extra, yes in wanted if yes], tell)
         result = UpResult(state.topology, checks.raise_limits())
         _Up(state.topology, result, tell).run(pods, pod_timeout_s)
         return result
 
 
-def _state_of(name: str, index: int | None, with_volume: bool, with_scope: bool, tell: Tell) -> LabState:
+def _state_of(name: str, index: int | None, extras: Sequence[Extra], tell: Tell) -> LabState:
     """Find the lab's record, clear the leftovers of a dead one, or write a new one."""
     state = LabState.read(name)
     if state is not None and not state.survived_boot:
@@ -105,18 +106,8 @@ def _state_of(name: str, index: int | None, with_volume: bool, with_scope: bool,
                 "an index is for the whole life of a lab",
                 f"graf lab down --name {name}",
             )
-        if with_volume and not volume.has_volume(state.topology):
-            raise LabError(
-                f"lab {name!r} is up without a volume",
-                "which components its group has is for the whole life of a lab",
-                f"graf lab down --name {name}, or another lab: graf lab up --name volume --volume",
-            )
-        if with_scope and not scope.has_scope(state.topology):
-            raise LabError(
-                f"lab {name!r} is up without a scope",
-                "a server's data is made for one scope, for the whole life of a lab",
-                f"graf lab down --name {name}, or another lab: graf lab up --name scope --scope",
-            )
+        for extra in extras:
+            made_with.require(state.topology, extra)
         return state
     used = {other.topology.index: other.topology.name for other in all_labs()}
     ours = [other.topology.host_link for other in all_labs()]
@@ -126,10 +117,8 @@ def _state_of(name: str, index: int | None, with_volume: bool, with_scope: bool,
         tell("clearing leftovers of a dead lab of this name")
         _end(state.topology, tell)
     state.write()
-    if with_volume:
-        volume.remember(state.topology)
-    if with_scope:
-        scope.remember(state.topology)
+    for extra in extras:
+        made_with.remember(state.topology, extra)
     return state
 
 
@@ -165,7 +154,7 @@ class _Up:
             self._set_daemon_weight(_SERVING_SHARES)
 
     def _specs(self) -> tuple[ImageSpec, ...]:
-        return (*images.SPECS, images.PV) if volume.has_volume(self.topology) else images.SPECS
+        return (*images.SPECS, images.PV) if made_with.has(self.topology, Extra.VOLUME) else images.SPECS
 
     def _step(self, name: str, work: Callable[[], T]) -> T:
         self.tell(name)

@@ -11,9 +11,6 @@ from typing import Any
 
 import yaml
 
-from graf.lab.state import write_atomically
-from graf.lab.topology import Topology
-
 DRIVER_CLASS = "mysql"
 TABLES_DATABASE, TABLE = "shared", "orders"
 LOCAL_DATABASE, LOCAL_USER = "sitelog", "sitelog"
@@ -38,17 +35,3 @@ def add_to_example(tree: Path) -> None:
             parameters = component["parameters"]
             parameters["scope"] = scope_of(parameters["application"]["database"])
     path.write_text(yaml.safe_dump(group, sort_keys=False))
-
-
-def remember(topology: Topology) -> None:
-    """Notes in the lab's state that it has a scope."""
-    write_atomically(_note(topology), "")
-
-
-def has_scope(topology: Topology) -> bool:
-    """Whether this lab was made with one."""
-    return _note(topology).exists()
-
-
-def _note(topology: Topology) -> Path:
-    return topology.state_dir / "scope"

@@ -14,7 +14,6 @@ import yaml
 
 from graf.lab import process
 from graf.lab.errors import LabError
-from graf.lab.state import write_atomically
 from graf.lab.topology import SITES, Topology
 
 COMPONENT, DRIVER_CLASS = "files", "pv"
@@ -106,17 +105,3 @@ def lose(topology: Topology, location: str) -> None:
 def forget_lost(topology: Topology, location: str) -> None:
     """Deletes what `lose` put aside."""
     shutil.rmtree(folder(topology, location).with_name(_LOST), ignore_errors=True)
-
-
-def remember(topology: Topology) -> None:
-    """Notes in the lab's state that it has a volume."""
-    write_atomically(_note(topology), "")
-
-
-def has_volume(topology: Topology) -> bool:
-    """Whether this lab was made with one."""
-    return _note(topology).exists()
-
-
-def _note(topology: Topology) -> Path:
-    return topology.state_dir / "volume"

@@ -12,8 +12,9 @@ from cryptography.x509.oid import ExtensionOID
 from graf_driver_pv.parameters import parse
 
 from graf.crd.group import RedundancyGroup
-from graf.lab import deploy, gitserver, images, pki, volume
+from graf.lab import deploy, gitserver, images, made_with, pki, volume
 from graf.lab.errors import LabError
+from graf.lab.made_with import Extra
 from graf.lab.topology import SITES, Topology
 
 
@@ -42,14 +43,19 @@ def test_the_groups_component_is_what_the_driver_and_its_class_take(topology: To
 
 
 def test_only_a_lab_that_was_made_with_a_volume_has_one(topology: Topology) -> None:
-    assert not volume.has_volume(topology)
+    assert not made_with.has(topology, Extra.VOLUME)
     assert images.PV not in images.SPECS
-    volume.remember(topology)
-    assert volume.has_volume(topology)
+    made_with.remember(topology, Extra.VOLUME)
+    assert made_with.has(topology, Extra.VOLUME)
+    made_with.require(topology, Extra.VOLUME)
+    assert not made_with.has(topology, Extra.SCOPE), "one says nothing of the other"
+    with pytest.raises(LabError, match="is up without a scope") as refused:
+        made_with.require(topology, Extra.SCOPE)
+    assert "graf lab up --name scope --scope" in str(refused.value)
 
 
 def test_each_site_gets_its_own_certificate_of_the_labs_authority_once(topology: Topology) -> None:
-    volume.remember(topology)
+    made_with.remember(topology, Extra.VOLUME)
     deploy.ensure_identities(topology)
     authority = x509.load_pem_x509_certificate((topology.pki_dir / "ca.crt").read_bytes())
     before = {}
