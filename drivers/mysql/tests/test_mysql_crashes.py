@@ -220,6 +220,20 @@ async def test_a_truncate_that_was_done_and_not_logged_is_logged_by_a_local_rest
     await lab.until("the same at west", lambda: lab.west.sql("SELECT n FROM app.doomed") == [])
 
 
+async def test_a_suspect_that_has_rows_or_that_recovery_removed_is_left_alone(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lab.up()
+    with lab.east.client() as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (1)")
+    await lab.east.crash()
+    wrong = (truncated.Table("app", "never_was"), truncated.Table("app", "t"))
+    monkeypatch.setattr(backend_module, "suspects", lambda *_: wrong)
+    before = lab.west.position()
+    await lab.east.ensure(Role.ACTIVE, 1, "east", "west")
+    assert (lab.east.numbers(), lab.east.position()) == ({1}, before)
+
+
 @pytest.mark.mysql_long
 async def test_planted_bug_a_recovery_that_continues_a_history_that_was_cut_off_hides_the_drop(
     lab: Any, monkeypatch: pytest.MonkeyPatch

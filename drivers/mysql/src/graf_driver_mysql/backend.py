@@ -24,7 +24,7 @@ from graf_driver_mysql.record import DataRole, Record, RecordFile
 from graf_driver_mysql.recovery import continues
 from graf_driver_mysql.server import Server, StartFailedError
 from graf_driver_mysql.sql import Session, SqlError
-from graf_driver_mysql.truncated import Table, suspects
+from graf_driver_mysql.truncated import Table, suspects, there
 
 log = logging.getLogger("graf.driver.mysql")
 
@@ -192,14 +192,16 @@ class Backend:
 
     async def _after_recovery(self, tables: tuple[Table, ...], continued: bool) -> None:
         """Logs what recovery did not, where recovery logs; then the site's history is continued."""
+        statements = () if continued else self.engine.after_recovery(self.parameters)
+        if not tables and not statements:
+            return
         side = await self.side_session("after-recovery")
         try:
             for table in tables:
-                if not await side.rows(f"SELECT 1 FROM {table} LIMIT 1"):  # noqa: S608 - a quoted name
+                if await side.rows(there(table)) and not await side.rows(f"SELECT 1 FROM {table} LIMIT 1"):  # noqa: S608
                     logs.event(log, "truncated without the log", logging.WARNING, site=self.site, table=str(table))
-                    await side.run(f"TRUNCATE TABLE {table}")
-            if not continued:
-                await side.run(*self.engine.after_recovery(self.parameters))
+                    await side.run("SET SESSION foreign_key_checks = 0", f"TRUNCATE TABLE {table}")
+            await side.run(*statements)
         finally:
             side.close()
 

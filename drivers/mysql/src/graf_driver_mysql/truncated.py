@@ -17,7 +17,7 @@ from pathlib import Path
 from graf_driver_mysql import binlog
 from graf_driver_mysql.programs import program
 from graf_driver_mysql.scope import SYSTEM, Scope
-from graf_driver_mysql.text import named
+from graf_driver_mysql.text import named, quoted
 
 LAST_S = 10.0  # from the engine's work to the log it is milliseconds; others may write into the log meanwhile
 APART_S = 0.5  # CREATE and ALTER write the definition just before they make the file
@@ -58,6 +58,14 @@ def suspects(data: Path, scope: Scope | None) -> tuple[Table, ...]:
             for table, born in found.items()
             if not any(_names(text, table) for one in logged if one.at_s >= born - _CLOCK_S for text in one.statements)
         )
+    )
+
+
+def there(table: Table) -> str:
+    """The query that has a row if recovery left the table: what was being made when the server died is gone."""
+    return (
+        "SELECT 1 FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE'"  # noqa: S608 - quoted
+        f" AND TABLE_SCHEMA = {quoted(table.database)} AND TABLE_NAME = {quoted(table.name)}"
     )
 
 
