@@ -1,9 +1,10 @@
 """TRUNCATE TABLE: the one change of a table that MariaDB's recovery neither undoes nor logs.
 
 DROP, ALTER and the like are in its DDL log. A TRUNCATE that was done in the engine and not yet in the binary log when
-the server died is simply done (measured: in 9 of 60 kills just after one was sent): the history says nothing of it, and the rows stay
-at the other site. Such a table is empty, and its file was made when the log was last written, long after its
-definition, which a TRUNCATE leaves as it is. It is truncated once more, this time with the log. Blocking, files only.
+the server died is simply done (measured: in 9 of 60 kills just after one was sent): the history says nothing of it,
+and the rows stay at the other site. Such a table is empty, and its file was made when the log was last written, long
+after its definition, which a TRUNCATE leaves as it is. It is truncated once more, this time with the log. Blocking,
+files only.
 """
 
 from __future__ import annotations
