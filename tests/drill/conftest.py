@@ -79,11 +79,13 @@ def mariadb(tmp_path: Path) -> Iterator[Server]:
         port = free.getsockname()[1]
     folder = tmp_path / "db"
     folder.mkdir()
-    subprocess.run(
+    made = subprocess.run(
         ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={folder / 'data'}", "--skip-test-db"],
-        check=True,
+        check=False,
         capture_output=True,
+        text=True,
     )
+    assert made.returncode == 0, made.stdout + made.stderr
     server = Server(folder, port)
     server.start()
     server.admin(
