@@ -7,8 +7,10 @@ import contextlib
 import datetime
 import itertools
 import json
+import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -141,6 +143,15 @@ class Site:
     name: str
     kubeconfig: Path
     program: Path
+    server: subprocess.Popen[bytes] | None = None
+
+    def away(self, seconds: float) -> None:
+        """The API server answers nobody for a while: it is stopped, and goes on by itself."""
+        assert self.server is not None
+        self.server.send_signal(signal.SIGSTOP)
+        back = threading.Timer(seconds, self.server.send_signal, (signal.SIGCONT,))
+        back.daemon = True
+        back.start()
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Runs kubectl.
@@ -180,9 +191,10 @@ def site(name: str, programs: Path, work: Path) -> Iterator[Site]:
     (work / "tokens.csv").write_text(f"{ACCESS},admin,admin,system:masters\nlimited-test,limited,limited,\n")
     etcd = etcd_command(programs, work, client, peer)
     server = apiserver_command(programs, work, client, secure)
-    found = Site(name, write_kubeconfig(work, secure, ACCESS), programs / "kubectl")
+    kubeconfig = write_kubeconfig(work, secure, ACCESS)
     write_kubeconfig(work, secure, "limited-test", "limited")
-    with _process(etcd, work / "etcd.log"), _process(server, work / "apiserver.log"):
+    with _process(etcd, work / "etcd.log"), _process(server, work / "apiserver.log") as started:
+        found = Site(name, kubeconfig, programs / "kubectl", started)
         wait_until(f"the API server of {name}", lambda: found.kubectl("get", "--raw", "/readyz") == "ok", 90)
         found.put(CRD)
         found.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "slices.test.graf.dev")
@@ -213,11 +225,11 @@ def write_kubeconfig(work: Path, port: int, access: str, name: str = "kubeconfig
 
 
 @contextlib.contextmanager
-def _process(arguments: list[str], log: Path) -> Iterator[None]:
+def _process(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
         started = subprocess.Popen(arguments, stdout=output, stderr=output)
         try:
-            yield
+            yield started
         finally:
             started.kill()
             started.wait(10)
