@@ -8,7 +8,7 @@ import json
 import pytest
 from graf_driver_objects.testing import Pair, free_ports
 from graf_driver_sdk.client import DriverCallError
-from graf_driver_sdk.types import Peer, ResyncStrategy, Role, Status, Verdict
+from graf_driver_sdk.types import Health, Peer, ResyncStrategy, Role, Status, Verdict
 
 
 def in_step(status: Status) -> bool:
@@ -84,15 +84,51 @@ async def test_what_was_changed_at_the_standby_is_reported_and_kept_until_forced
     assert any("mtu: '1400'" in text for text in archived)
 
 
-async def test_an_object_that_was_never_shared_is_not_taken_over(pair: Pair) -> None:
+async def test_a_diverged_site_does_not_follow_and_keeps_what_it_has(pair: Pair) -> None:
+    pair.west.put(pair.config("n3", mine="yes"))
+    pair.east.put(pair.config("n3", mtu="1450"), pair.config("n4", a="1"))
+    await pair.role("east", Role.ACTIVE, 1)
+    await pair.until_status("east", "a generation", lambda status: status.position)
+    with pytest.raises(DriverCallError, match="never the same at both sites") as refused:
+        await pair.role("west", Role.STANDBY, 1)
+    assert refused.value.reason == "needs-resync"
+    status = await pair.status("west")
+    assert status.role is Role.FENCED
+    assert not status.promotable
+    assert pair.west.data("n3", pair.namespace) == {"mine": "yes"}
+    assert pair.west.data("n4", pair.namespace) is None, "it was compared, not applied in part"
+
+
+async def test_a_site_that_diverged_while_the_active_was_silent_is_found_out_at_the_first_answer(pair: Pair) -> None:
     pair.west.put(pair.config("n3", mine="yes"))
     pair.east.put(pair.config("n3", mtu="1450"))
-    await pair.role("east", Role.ACTIVE, 1)
     await pair.role("west", Role.STANDBY, 1)
-    status = await pair.until_status("west", "a conflict", lambda status: status.facts.get("conflicts"))
-    assert "never the same at both sites" in status.facts["conflicts"]
+    assert (await pair.status("west")).role is Role.STANDBY
+    await pair.role("east", Role.ACTIVE, 1)
+    status = await pair.until_status("west", "the divergence", lambda status: status.role is Role.FENCED)
+    assert "diverged from east" in status.message
     assert pair.west.data("n3", pair.namespace) == {"mine": "yes"}
-    assert not status.promotable
+
+
+async def test_a_shell_without_content_is_filled(pair: Pair) -> None:
+    """Whose account may create no Secret: an administrator makes it, empty, and the driver fills it."""
+    shell = {**pair.config("sim"), "kind": "Secret"}
+    pair.west.put(shell)
+    pair.east.put({**shell, "data": {"k": base64.b64encode(b"opc").decode()}})
+    await follow(pair)
+    assert (pair.west.get("secret", "sim", pair.namespace) or {})["data"] == {"k": base64.b64encode(b"opc").decode()}
+
+
+async def test_a_hanging_api_server_of_the_active_shows_within_seconds(pair: Pair) -> None:
+    pair.east.put(pair.config("n3", mtu="1450"))
+    await follow(pair)
+    pair.east.away(9.0)
+    status = await pair.until_status("east", "the silence", lambda status: status.health is Health.UNKNOWN, 6.0)
+    assert "asking the API server whether it is ready" in status.message
+    await pair.role("west", Role.INVALIDATED, 1)
+    assessment = await pair.clients["west"].assess(pair.spec("west"), pair.peer("east", Role.ACTIVE))
+    assert assessment.verdict is Verdict.UNKNOWN, "what the active has cannot be told while its API server is silent"
+    await pair.until_status("east", "it to be back", lambda status: status.health is Health.HEALTHY)
 
 
 async def test_a_deposed_active_is_refused_after_a_restart_too(pair: Pair) -> None:
@@ -184,6 +220,32 @@ async def test_an_empty_site_is_told_so_and_a_silent_active_is_unknown(pair: Pai
     assessment = await pair.clients["west"].assess(pair.spec("west"), silent)
     assert assessment.verdict is Verdict.UNKNOWN
     assert "gives no answer" in assessment.message
+
+
+async def test_what_was_written_a_moment_ago_counts_in_a_verdict_and_in_a_resync(pair: Pair) -> None:
+    pair.east.put(pair.config("n3", mtu="1450"))
+    await follow(pair)
+    await synced(pair)
+    await pair.role("west", Role.INVALIDATED, 1)
+    active, client = pair.peer("east", Role.ACTIVE), pair.clients["west"]
+    for number in range(3):
+        pair.east.put(pair.config("n3", mtu=str(number)))
+        assert (await client.assess(pair.spec("west"), active)).verdict is Verdict.BEHIND
+        assert (await client.resync(pair.spec("west"), active, ResyncStrategy.FOLLOW, 1)).progress.completed
+        assert pair.west.data("n3", pair.namespace) == {"mtu": str(number)}
+
+
+async def test_a_wiped_site_is_empty_whatever_its_ledger_remembers(pair: Pair) -> None:
+    pair.east.put(pair.config("n3", mtu="1450"), pair.config("n4", a="1"))
+    await follow(pair)
+    await synced(pair)
+    await pair.role("west", Role.INVALIDATED, 1)
+    pair.west.kubectl("delete", "configmap", "-l", "app=upf", "-n", pair.namespace)
+    active, client = pair.peer("east", Role.ACTIVE), pair.clients["west"]
+    assert (await client.assess(pair.spec("west"), active)).verdict is Verdict.EMPTY
+    assert (await client.resync(pair.spec("west"), active, ResyncStrategy.REBUILD, 1)).progress.completed
+    assert pair.west.data("n3", pair.namespace) == {"mtu": "1450"}
+    assert (await client.assess(pair.spec("west"), active)).verdict is Verdict.CLEAN
 
 
 async def test_only_the_peers_of_the_group_may_ask(pair: Pair) -> None:

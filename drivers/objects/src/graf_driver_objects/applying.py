@@ -124,7 +124,7 @@ class Applier:
             return Finding(ref, State.SAME if wanted is None else State.MISSING, wanted)
         if wanted is not None and model.matches(live, wanted):
             return Finding(ref, State.SAME, wanted, live)
-        if model.untouched(live, base, self._manager):
+        if model.untouched(live, base, self._manager) or (wanted is not None and base is None and model.is_hollow(live)):
             return Finding(ref, State.BEHIND, wanted, live)
         return Finding(ref, State.DIVERGED, wanted, live, self._why(live, wanted, base))
 
@@ -242,6 +242,12 @@ class Applier:
             paths = model.differences(model.normalise(live), wanted, model.is_exact(wanted))
             where = f" in {', '.join(paths[:5])}{' and more' if len(paths) > 5 else ''}"
         return f"{history}{where}; managers: {names}"
+
+
+def divergence(findings: Iterable[Finding], extras: Iterable[Manifest]) -> dict[Ref, str]:
+    """What this site has and the active has not, with the reason."""
+    diverged = {finding.ref: finding.why for finding in findings if finding.state is State.DIVERGED}
+    return diverged | {Ref.of(live): "only here" for live in extras}
 
 
 def chosen(live: Mapping[str, Any]) -> bool:

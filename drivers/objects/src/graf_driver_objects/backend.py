@@ -27,7 +27,7 @@ from graf_driver_sdk.types import (
 )
 
 from graf_driver_objects import model
-from graf_driver_objects.applying import Applier, Finding, Pass, State, Stopped, listed
+from graf_driver_objects.applying import Applier, Finding, Pass, State, Stopped, divergence, listed
 from graf_driver_objects.cluster import Cluster, ClusterError
 from graf_driver_objects.exchange import Asker, Endpoints, ExchangeError, path_of
 from graf_driver_objects.follower import Follower
@@ -112,9 +112,8 @@ class Component:
             extras = applier.extras(generation)
         except (ExchangeError, ClusterError) as error:
             return Assessment(Verdict.UNKNOWN, here, "", "", f"{error}. Hold, and assess again")
-        diverged = {finding.ref: finding.why for finding in findings if finding.state is State.DIVERGED}
-        diverged |= {Ref.of(live): "only here" for live in extras}
-        verdict = _verdict(findings, bool(diverged), ledger.position)
+        diverged = divergence(findings, extras)
+        verdict = _verdict(findings, bool(diverged))
         behind = sum(finding.state in (State.MISSING, State.BEHIND) for finding in findings)
         message = f"{len(findings)} objects compared, {behind} behind, {len(diverged)} divergent"
         return Assessment(verdict, here, str(generation.position), listed(diverged.items(), 100), message)
@@ -126,7 +125,6 @@ class Component:
                 raise NotActiveError(f"{self.key} is the active and has nothing to resync from; fence it first")
             if not self._end_follower():
                 return Resynced(Progress.pending("a request to the API server is still in flight", 200))
-            self._following = None
             try:
                 return self._resync(parameters, active, strategy, epoch)
             except (ExchangeError, ClusterError) as error:
@@ -196,8 +194,8 @@ class Component:
         active = request.active_peer
         theirs = parse(active.parameters)[0] if active is not None else None
         wanted = (active.site if active else "", theirs, parameters, request.epoch)
-        if self.role is Role.STANDBY and wanted == self._following:
-            return Progress.done(self._following_whom(active))
+        if wanted == self._following:
+            return self._joined(active)
         if not self._end_follower():
             return Progress.pending("a request to the API server is still in flight", 200)
         self.store.change(floor=max(self.store.ledger.floor, request.epoch))
@@ -213,11 +211,29 @@ class Component:
             self.message = f"the parameters of {active.site} cannot be used, so it cannot be followed; validate them"
         else:
             self.message = "no active is named, so nothing is followed"
-        self.role, self._following = Role.STANDBY, wanted
-        return Progress.done(self._following_whom(active))
+        self._following = wanted
+        return self._joined(active)
 
-    def _following_whom(self, active: Peer | None) -> str:
-        return f"follows {active.site}" if active is not None and self.follower is not None else self.message
+    def _joined(self, active: Peer | None) -> Progress:
+        """STANDBY once the comparison with the active is done, or the active could not be asked: then it comes later.
+
+        Raises:
+            NeedsResyncError: this site has what the active has not.
+        """
+        follower = self.follower
+        if follower is None or active is None:
+            self.role = Role.STANDBY
+            return Progress.done(self.message)
+        if not follower.joined.wait(_FIRST_S):
+            return Progress.pending(f"compares its objects with those of {active.site}", 100)
+        if follower.diverged:
+            self._end_follower()
+            raise NeedsResyncError(
+                f"{self.key} has diverged from {active.site}: {follower.diverged}. Assess it, then call Resync with "
+                f"REBUILD: it archives what is here"
+            )
+        self.role = Role.STANDBY
+        return Progress.done(f"follows {active.site}")
 
     def _resync(self, parameters: Parameters, active: Peer, strategy: ResyncStrategy, epoch: int) -> Resynced:
         applier = self._applier(parameters)
@@ -266,7 +282,7 @@ class Component:
         ledger = self.store.ledger
         asker = self._asker(parameters, active, theirs)
         try:
-            _, generation = asker.ask(ledger.floor, Position(), Position(), 0.0)
+            _, generation = asker.ask(ledger.floor, Position(), Position(), 0.0, fresh=True)
         finally:
             asker.close()
         if generation is None or generation.site != active.site:
@@ -302,16 +318,18 @@ class Component:
     def _end_follower(self) -> bool:
         if self.follower is not None and not self.follower.stop(_STOP_S):
             return False
-        self.follower = None
+        self.follower = self._following = None
         if self.role is Role.STANDBY:
             self.role = Role.FENCED
         return True
 
 
-def _verdict(findings: list[Finding], diverged: bool, position: Position) -> Verdict:
+def _verdict(findings: list[Finding], diverged: bool) -> Verdict:
+    """EMPTY is of the objects alone: what the ledger remembers is of no use to a site whose objects are gone."""
     if diverged:
         return Verdict.DIVERGED
-    if findings and all(finding.state is State.MISSING for finding in findings) and not position.number:
+    wanted = [finding for finding in findings if finding.wanted is not None]
+    if wanted and all(finding.state is State.MISSING for finding in wanted):
         return Verdict.EMPTY
     if any(finding.state is not State.SAME for finding in findings):
         return Verdict.BEHIND

@@ -20,6 +20,7 @@ from graf_driver_objects.model import Manifest, Ref
 from graf_driver_objects.parameters import Selection
 
 _TIMEOUT: Final = urllib3.Timeout(connect=2.0, read=8.0)
+_ALIVE: Final = urllib3.Timeout(connect=2.0, read=3.0)
 _PAGE: Final = 500
 WATCH_S: Final = 20
 # The client library has no types.
@@ -163,6 +164,17 @@ class Cluster:
         finally:
             response.close()
             response.release_conn()
+
+    def answers(self) -> None:
+        """Asks for a sign of life: an open watch of a server that hangs is as silent as one without changes.
+
+        Raises:
+            ClusterError: there is none.
+        """
+        what = "asking the API server whether it is ready"
+        response = self._request("GET", "/readyz", what, None, None, _ALIVE, preload=True)
+        if response.status >= 500:
+            raise ClusterError(what, response.status, "it says that it is not")
 
     def get(self, ref: Ref) -> Manifest | None:
         """The object; None only when the API server says that it does not exist."""

@@ -209,6 +209,16 @@ def _standby(component: Component, position: Position, facts: dict[str, str]) ->
             message=reason,
             facts=facts,
         )
+    if follower.diverged:  # it has ended; the controller is told by the role, asks again, and hears why
+        reason = f"diverged from {follower.site}: {follower.diverged}"
+        return Status(
+            Role.FENCED,
+            Health.HEALTHY,
+            position=str(position),
+            promotable_reason=reason,
+            message=reason,
+            facts=facts,
+        )
     lag_s, behind, conflicts = follower.lag_s, follower.behind, follower.conflicts
     facts |= {
         "active": follower.site,

@@ -42,6 +42,7 @@ class Question:
         known: the generation that it has; answered with a body only when there is another one.
         applied: what it has applied whole.
         wait_s: how long to wait for another generation.
+        fresh: whether the generation must hold everything that the active's API server has when it is asked.
     """
 
     identity: str
@@ -49,6 +50,7 @@ class Question:
     known: str
     applied: str
     wait_s: float
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class _Requests(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        """`/v1/GROUP/COMPONENT?epoch=..&known=..&applied=..&wait=..`."""
+        """`/v1/GROUP/COMPONENT?epoch=..&known=..&applied=..&wait=..&fresh=..`."""
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         handler = self.server.endpoint.handlers.get(parts.path)
@@ -151,6 +153,7 @@ class _Requests(BaseHTTPRequestHandler):
                 query.get("known", ""),
                 query.get("applied", ""),
                 wait_s,
+                query.get("fresh") == "1",
             )
         except ValueError:
             answer = Answer(400, "epoch or wait is no number")
@@ -187,13 +190,17 @@ class Asker:
         self._connection: _Connection | None = None
         self._interrupted = False
 
-    def ask(self, epoch: int, known: Position, applied: Position, wait_s: float) -> tuple[Answer, Generation | None]:
-        """One question; a generation when there is another one, proved whole.
+    def ask(
+        self, epoch: int, known: Position, applied: Position, wait_s: float, *, fresh: bool = False
+    ) -> tuple[Answer, Generation | None]:
+        """One question; a generation when there is another one, proved whole. `fresh`: see `Question`.
 
         Raises:
             ExchangeError: no answer, or one that cannot be used.
         """
         query = {"epoch": epoch, "known": str(known), "applied": str(applied), "wait": f"{wait_s:.3f}"}
+        if fresh:
+            query["fresh"] = "1"
         try:
             response, body = self._get(f"{self._path}?{urlencode(query)}")
         except ssl.SSLCertVerificationError as error:

@@ -1,7 +1,8 @@
 """The standby's part: asks the active for generations, keeps each one whole on the disk, then applies it.
 
 Invariants: nothing is applied that did not arrive whole, that is of a lower epoch than any seen here, or that comes
-from another site than the active that the controller named; nothing is written after `stop` has returned true.
+from another site than the active that the controller named; nothing is written after `stop` has returned true; a site
+that has diverged is compared and left as it is: it ends by itself, and says why.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from graf_driver_objects.applying import Applier, Pass, Stopped, listed
+from graf_driver_objects.applying import Applier, Pass, Stopped, divergence, listed
 from graf_driver_objects.cluster import ClusterError
 from graf_driver_objects.exchange import Answer, Asker, ExchangeError
 from graf_driver_objects.ledger import LedgerError, Store
@@ -35,6 +36,9 @@ class Follower:
         self.site = site
         self.epoch = epoch
         self.problem = "not yet in contact with the active"
+        self.joined = threading.Event()  # compared, or the active could not be asked
+        self.diverged = ""
+        self._compared = False
         self.work: Pass | None = None
         self.known = Position()
         self.source_stale_s = 0.0
@@ -95,12 +99,14 @@ class Follower:
                 self._step()
                 self.problem = ""
             except Stopped:
+                self.joined.set()
                 break
             except (ExchangeError, ClusterError, LedgerError) as error:
                 self.problem = str(error)
             except Exception as error:
                 self.problem = f"following failed ({type(error).__name__})"
                 _log.exception("following failed")
+            self.joined.set()
             if self._stop.is_set():
                 break
             if before != self.problem:
@@ -145,10 +151,25 @@ class Follower:
             )
         if generation.site != self.site:
             raise ExchangeError(f"a generation of {generation.site} came from {self.site}: refused; check its endpoint")
+        if not self._compared and not self._agrees(generation):
+            self._notify()
+            raise Stopped
+        self.joined.set()
         self._store.keep(generation)
         self._apply(generation)
         if not self._store.ledger.waiting:
             self._current_at = self._answered_at
+
+    def _agrees(self, generation: Generation) -> bool:
+        """Whether this site may follow: it has nothing that the active has not, but conflicts that came up since it did."""
+        applier = self._applier
+        if not applier.parameters.force:
+            told = set(self._store.ledger.waiting)
+            here = [finding for finding in applier.survey(generation) if finding.live is not None]
+            found = divergence(here, applier.extras(generation))
+            self.diverged = listed((ref, why) for ref, why in found.items() if ref not in told)
+        self._compared = True
+        return not self.diverged
 
     def _apply(self, generation: Generation) -> None:
         work = Pass(generation)

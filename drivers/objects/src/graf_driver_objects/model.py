@@ -205,6 +205,11 @@ def is_exact(manifest: Mapping[str, Any]) -> bool:
     return manifest["apiVersion"] == "v1" and manifest["kind"] in _EXACT
 
 
+def is_hollow(live: Mapping[str, Any]) -> bool:
+    """Whether it is an empty shell that waits to be filled: nothing of anybody's is lost when it is."""
+    return is_exact(live) and not live.get("data") and not live.get("binaryData") and not live.get("immutable")
+
+
 def matches(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether the live object says what the wanted one says."""
     here, there = normalise(live), normalise(wanted)

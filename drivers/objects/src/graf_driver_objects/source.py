@@ -25,6 +25,9 @@ from graf_driver_objects.parameters import Parameters, Selection
 _DEBOUNCE_S: Final = 0.1
 _RETRY_S: Final = 1.0
 _CONNECTED_S: Final = 15.0
+_ALIVE_EVERY_S: Final = 2.0
+_FRESH_S: Final = 3.0
+_FRESH_AGAIN_S: Final = 0.05
 _log = logging.getLogger(__name__)
 
 
@@ -72,6 +75,9 @@ class Source:
         self._notify = notify
         started = time.monotonic()
         self._views = {selection: _View(broken_since=started) for selection in parameters.selections}
+        self._heard_at = started  # of the API server
+        self._silent_since = 0.0
+        self._silence = ""
         self._made_at = started
         self._encoded: bytes = b""
         self._gone: set[Ref] = set()  # chosen no more, but still there: no tombstone
@@ -81,10 +87,11 @@ class Source:
         self._building = threading.Lock()
 
     def start(self) -> None:
-        """One thread for each selection, one that makes generations."""
+        """One thread for each selection, one that makes generations, one that asks for signs of life."""
         for selection in self._views:
             threading.Thread(target=self._follow, args=(selection,), name="objects-watch", daemon=True).start()
         threading.Thread(target=self._build_on_change, name="objects-build", daemon=True).start()
+        threading.Thread(target=self._listen, name="objects-alive", daemon=True).start()
 
     def stop(self) -> None:
         """Offers nothing more, from now on; the threads only read, and end by themselves."""
@@ -99,15 +106,15 @@ class Source:
 
     @property
     def stale_s(self) -> float:
-        """How long ago everything chosen was last known; 0 while all is watched."""
-        broken = [view.broken_since for view in self._views.values() if view.broken_since]
+        """How long ago everything chosen was last known; 0 while all is watched, of a server that answers."""
+        broken = [since for since in (self._silent_since, *(v.broken_since for v in self._views.values())) if since]
         return time.monotonic() - min(broken) if broken else 0.0
 
     @property
     def trouble(self) -> str:
         """What keeps it from seeing or offering everything, for people."""
         problems = dict.fromkeys(view.problem for view in self._views.values() if view.broken_since)
-        return "; ".join([*([self.problem] if self.problem else []), *(text for text in problems if text)])
+        return "; ".join(filter(None, [self.problem, self._silence, *problems]))
 
     def settle(self) -> Position | None:
         """Lists everything anew, makes the last generation of this epoch, and offers no other one.
@@ -141,6 +148,8 @@ class Source:
             return Answer(403, f"the certificate's name {question.identity!r} is not of a peer in this group")
         if question.epoch > self.epoch:
             return Answer(409, f"epoch {self.epoch} of this site is over: you have seen epoch {question.epoch}")
+        if question.fresh and (why := self._refresh()):
+            return Answer(503, f"what this site has now cannot be told: {why}")
         self._hear(seen, question)
         ends = time.monotonic() + question.wait_s
         with self._changed:
@@ -157,6 +166,29 @@ class Source:
         if position == question.known:
             return Answer(304, "", position, age_s, self.stale_s)
         return Answer(200, "", position, age_s, self.stale_s, encoded)
+
+    def _refresh(self) -> str:
+        """Makes a generation of what the lists show now, when the watches have come as far; else why it cannot.
+
+        A generation of the lists alone would be taken back by a watch that is a moment late.
+        """
+        ends = time.monotonic() + _FRESH_S
+        while not self._stop.is_set():
+            if self._silence:
+                return self._silence
+            try:
+                listed = {selection: self._cluster.listing(selection)[0] for selection in self._views}
+            except ClusterError as error:
+                return str(error)
+            with self._building:
+                if self.frozen or self._stop.is_set():
+                    break  # the last generation of this epoch is all there is
+                if all(_versions(self._views[one].objects) == _versions(found) for one, found in listed.items()):
+                    return "" if self._build() else self.trouble or "no generation can be made"
+            if time.monotonic() >= ends:
+                return self.trouble or "its objects change faster than they are seen"
+            self._stop.wait(_FRESH_AGAIN_S)
+        return ""
 
     def _is_known(self, question: Question) -> bool:
         return self.generation is None or str(self.generation.position) == question.known
@@ -185,6 +217,18 @@ class Source:
     def connected(self, seen: Seen) -> bool:
         """Whether a follower asked lately."""
         return bool(seen.asked_at) and time.monotonic() - seen.asked_at < _CONNECTED_S
+
+    def _listen(self) -> None:
+        """Whether the API server answers, at least every few seconds. Until stopped."""
+        while not self._stop.wait(_ALIVE_EVERY_S):
+            before = bool(self._silence)
+            try:
+                self._cluster.answers()
+                self._heard_at, self._silent_since, self._silence = time.monotonic(), 0.0, ""
+            except ClusterError as error:
+                self._silent_since, self._silence = self._heard_at, str(error)
+            if before != bool(self._silence):
+                self._notify()
 
     def _follow(self, selection: Selection) -> None:
         """List, then watch; list again when the watch's version has expired. Until stopped."""
@@ -296,6 +340,12 @@ class Source:
         self.made.set()
         with contextlib.suppress(RuntimeError):
             self._notify()
+
+
+def _versions(objects: Mapping[Ref, Manifest] | None) -> dict[Ref, str] | None:
+    if objects is None:
+        return None
+    return {ref: str(item["metadata"]["resourceVersion"]) for ref, item in objects.items()}
 
 
 def _after(objects: dict[Ref, Manifest], kind: str, item: Manifest) -> dict[Ref, Manifest]:

@@ -19,7 +19,7 @@ from graf_driver_sanity import Config, Report, run
 from graf_driver_sanity.config import Invalid, Side
 
 SECRET = "imsi-key-of-this-test"
-AWAY_S = 20.0
+AWAY_S = 10.0
 
 # The driver keeps objects the same; who may write them is RBAC's and the operator's, see the reference page. So what a
 # client meets who writes at a site that is not active is not the driver's to say.
@@ -78,8 +78,9 @@ async def test_the_driver_keeps_the_contract(
     encoded = base64.b64encode(SECRET.encode()).decode()
     metadata = {"name": "sim", "namespace": pair.namespace, "labels": {"app": "upf"}}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"key": encoded}}
-    # One site has them from the start; the other one gets them from it.
+    # What the clients write into is at both sites from the start; the rest one gets from the other.
     sites["east"].put(pair.config("n3", mtu="1450"), pair.config("values", first="written"), secret)
+    sites["west"].put(pair.config("values", first="written"))
     command = (sys.executable, "-m", "graf_driver_objects.main")
     east, west = (Side(name, command=command, parameters=pair.parameters[name]) for name in NAMES)
     unreachable = {**pair.parameters["west"], "endpoint": f"127.0.0.1:{free_ports(1)[0]}"}
