@@ -59,7 +59,7 @@ def rule(**changes: Any) -> dict[str, Any]:
         (rule(apiGroups=["rbac.authorization.k8s.io"]), "permissions[0].apiGroups", "every right"),
         (rule(resources=["pods/exec"]), "permissions[0].resources", "around every other rule"),
         (rule(resources=["secrets"]), "permissions[0].resources", "all Secrets"),
-        (rule(resources=["secrets"], resourceNames=["one"], verbs=["list"]), "permissions[0].resources", "all Secrets"),
+        (rule(resources=["secrets"], resourceNames=["one"], verbs=["create"]), "permissions[0].resources", "all Secr"),
         (rule(resources=["secrets"], resourceNames=["one"], clusterWide=True), "permissions[0].resources", "all Sec"),
         (rule(namespaces=["app"], clusterWide=True), "permissions[0].namespaces", "beside clusterWide"),
         ({"endpoint": {"kind": "TLS"}, "requiredCapabilities": ["GATE"]}, "spec.endpoint.kind", "own clock"),
@@ -86,7 +86,7 @@ def test_a_wildcard_is_no_permission(change: dict[str, Any]) -> None:
 
 
 def test_what_lasts_and_is_narrow_is_accepted() -> None:
-    narrow = rule(resources=["secrets"], resourceNames=["one"], verbs=["get"], namespaces=["app"])
+    narrow = rule(resources=["secrets"], resourceNames=["one"], verbs=["get", "list", "watch"], namespaces=["app"])
     lasting = mounting({"persistentVolumeClaim": {"claimName": "state"}})
     assert driver_class_problems(driver_class(template=lasting, endpoint={"kind": "TLS"}, **narrow)) == []
 

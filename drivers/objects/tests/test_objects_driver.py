@@ -8,6 +8,7 @@ import json
 import pytest
 from graf_driver_objects.testing import Pair, free_ports
 from graf_driver_sdk.client import DriverCallError
+from graf_driver_sdk.testing_kubernetes import kubectl
 from graf_driver_sdk.types import Health, Peer, ResyncStrategy, Role, Status, Verdict
 
 
@@ -314,3 +315,36 @@ async def test_validation_names_a_missing_kind_and_missing_permissions(pair: Pai
     pair.parameters["east"]["kubeconfig"] = str(pair.east.kubeconfig.with_name("limited"))
     (denied,) = await pair.clients["east"].validate(pair.spec("east"), [])
     assert "get, list, watch" in denied.cause
+
+
+async def test_a_named_secret_follows_with_rights_that_open_no_other_one(pair: Pair) -> None:
+    """As a DriverClass hands them out: by name, without create; an administrator has made the Secret, empty."""
+    namespace, verbs = pair.namespace, ["get", "list", "watch", "patch", "update", "delete"]
+    rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["sim"], "verbs": verbs}
+    rbac, metadata = "rbac.authorization.k8s.io", {"name": "named", "namespace": namespace}
+    role = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": metadata, "rules": [rule]}
+    binding = {
+        "apiVersion": f"{rbac}/v1",
+        "kind": "RoleBinding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "named"},
+        "subjects": [{"kind": "User", "name": "limited", "apiGroup": rbac}],
+    }
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "sim", "namespace": namespace}}
+    for name in ("east", "west"):
+        site = pair.sites[name]
+        site.put(role, binding)
+        selection = {"apiVersion": "v1", "kind": "Secret", "namespace": namespace, "names": ["sim"]}
+        pair.parameters[name]["objects"] = [selection]
+        pair.parameters[name]["kubeconfig"] = str(site.kubeconfig.with_name("limited"))
+    (missing,) = await pair.clients["west"].validate(pair.spec("west"), [])
+    assert f"make Secret {namespace}/sim" in missing.fix
+    pair.west.put(secret, {**secret, "metadata": {"name": "other", "namespace": namespace}})
+    pair.east.put({**secret, "data": {"k": base64.b64encode(b"opc").decode()}})
+    assert await pair.clients["west"].validate(pair.spec("west"), []) == ()
+    await follow(pair)
+    assert (pair.west.get("secret", "sim", namespace) or {})["data"] == {"k": base64.b64encode(b"opc").decode()}
+    limited = [str(pair.west.program), "--kubeconfig", pair.parameters["west"]["kubeconfig"]]
+    for what in (["secrets"], ["secret", "other"], ["secrets", "--field-selector=metadata.name=other"]):
+        with pytest.raises(AssertionError, match="Forbidden"):
+            kubectl(limited, "get", *what, "-n", namespace)

@@ -124,7 +124,8 @@ class Applier:
             return Finding(ref, State.SAME if wanted is None else State.MISSING, wanted)
         if wanted is not None and model.matches(live, wanted):
             return Finding(ref, State.SAME, wanted, live)
-        if model.untouched(live, base, self._manager) or (wanted is not None and base is None and model.is_hollow(live)):
+        is_shell = wanted is not None and base is None and model.is_hollow(live)
+        if is_shell or model.untouched(live, base, self._manager):
             return Finding(ref, State.BEHIND, wanted, live)
         return Finding(ref, State.DIVERGED, wanted, live, self._why(live, wanted, base))
 

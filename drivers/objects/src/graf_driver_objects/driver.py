@@ -36,8 +36,8 @@ from graf_driver_objects.backend import Component
 from graf_driver_objects.cluster import Cluster, ClusterError, NoSuchKindError
 from graf_driver_objects.exchange import Endpoints
 from graf_driver_objects.ledger import LedgerError
-from graf_driver_objects.model import Position
-from graf_driver_objects.parameters import Parameters, parse
+from graf_driver_objects.model import Position, Ref
+from graf_driver_objects.parameters import Parameters, Selection, parse
 
 _POLL_S: Final = 0.05
 _VERBS: Final = ("get", "list", "watch", "create", "patch", "update", "delete")
@@ -261,15 +261,31 @@ def _check_cluster(parameters: Parameters) -> list[FieldProblem]:
                     continue
                 where = moved.get(selection.namespace, selection.namespace)
                 denied = cluster.denied(selection, _VERBS, where)
+                if "create" in denied and _is_there(cluster, selection, where):
+                    denied.remove("create")  # an administrator has made it; it is filled, and never made anew
             except NoSuchKindError as error:
                 fix = f"install the CRD of {selection.kind} at this site, or leave it out"
                 problems.append(FieldProblem("objects", error.reason, fix))
                 continue
             if denied:
                 fix = "bind the Role of the driver's reference page to its service account"
+                if denied == ["create"] and selection.name:
+                    fix = f"make {selection.kind} {where}/{selection.name} at this site, empty, or allow create"
                 problems.append(FieldProblem("objects", f"{selection}: {', '.join(denied)} is not allowed", fix))
     except ClusterError as error:
         raise DriverError(f"the parameters cannot be checked now: {error}; validate again") from error
     finally:
         cluster.close()
     return problems
+
+
+def _is_there(cluster: Cluster, selection: Selection, namespace: str) -> bool:
+    """Whether the one object that is selected exists; false where it may not be read."""
+    if not selection.name:
+        return False
+    try:
+        return cluster.get(Ref(selection.api_version, selection.kind, namespace, selection.name)) is not None
+    except ClusterError as error:
+        if error.unreachable:
+            raise
+        return False

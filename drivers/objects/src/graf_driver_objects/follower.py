@@ -161,7 +161,7 @@ class Follower:
             self._current_at = self._answered_at
 
     def _agrees(self, generation: Generation) -> bool:
-        """Whether this site may follow: it has nothing that the active has not, but conflicts that came up since it did."""
+        """Whether this site has nothing that the active has not, but conflicts that came up while it followed."""
         applier = self._applier
         if not applier.parameters.force:
             told = set(self._store.ledger.waiting)

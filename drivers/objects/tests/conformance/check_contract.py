@@ -105,6 +105,6 @@ async def test_the_driver_keeps_the_contract(
     )
     told(report)
     assert [(failure.id, failure.seen) for failure in report.failures] == []
-    assert len(report.passed) >= 190
+    assert len(report.passed) >= 210
     reasons = {skip.reason for skip in report.skipped}
     assert [reason for reason in reasons if not reason.startswith(RIGHTLY_SKIPPED)] == []
