@@ -119,8 +119,8 @@ def _permission(permission: Permission, field: str) -> Iterator[Problem]:
         if resource in FORBIDDEN_RESOURCES:
             cause = f"{resource} is a way around every other rule"
             yield Problem(f"{field}.resources", cause, "leave it out: no driver gets it")
-    # By name, `list` and `watch` are allowed only with a field selector of that name. `create` knows no name; and who may
-    # create and read a Secret gets the token of any ServiceAccount of the namespace.
+    # By name, `list` and `watch` are allowed only with a field selector of that name. `create` knows no name, and who
+    # may create and read a Secret gets the token of any ServiceAccount of the namespace.
     is_loose = permission.cluster_wide or not permission.resource_names or "create" in permission.verbs
     if "secrets" in permission.resources and is_loose:
         yield Problem(
