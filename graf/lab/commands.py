@@ -70,6 +70,9 @@ def up(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the Pods.")] = lifecycle.POD_TIMEOUT_S,
     volume: Annotated[bool, typer.Option("--volume", help="A new lab: the group gets a volume (driver pv).")] = False,
     scope: Annotated[bool, typer.Option("--scope", help="A new lab: the group has a part of each server.")] = False,
+    workload: Annotated[
+        bool, typer.Option("--workload", help="A new lab: a Deployment and its configuration move with the group.")
+    ] = False,
 ) -> None:
     """Bring the lab up; on a lab that is up, repair what is missing and change nothing else."""
     with errors_told():
@@ -82,6 +85,7 @@ def up(
                 pod_timeout_s=timeout,
                 with_volume=volume,
                 with_scope=scope,
+                with_workload=workload,
             )
         total = sum(result.seconds.values())
         if result.changes:

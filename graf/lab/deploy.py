@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from graf.lab import made_with, pki, site, volume
+from graf.lab import application, made_with, pki, site, volume
 from graf.lab.build import REPOSITORY
 from graf.lab.errors import LabError
 from graf.lab.images import Image
@@ -83,6 +83,9 @@ def ensure_identities(topology: Topology) -> None:
     pki.ensure_graf_identities(topology)
     if made_with.has(topology, Extra.VOLUME):
         pki.ensure_identities(topology, {volume.identity(name): volume.dns_name(name) for name in SITES})
+    if made_with.has(topology, Extra.WORKLOAD):
+        names = {application.identity(name): application.dns_name(name) for name in SITES}
+        pki.ensure_identities(topology, names)
 
 
 def render(topology: Topology, location: str, images: list[Image]) -> Path:
@@ -116,13 +119,12 @@ def render(topology: Topology, location: str, images: list[Image]) -> Path:
         shutil.copytree(database_passwords(topology), overlay / "graf-mysql")
         secret_files["graf-mysql"] = [f"graf-mysql/{name}" for name in _DATABASE_SECRET]
     fixed = {"graf-mysql"}
-    if location in SITES and made_with.has(topology, Extra.VOLUME):
-        fixed.add(volume.SECRET)
-        (overlay / volume.SECRET).mkdir(mode=0o700)
-        files = volume.secret_files(topology, location)
+    for secret, files in _driver_certificates(topology, location).items():
+        fixed.add(secret)
+        (overlay / secret).mkdir(mode=0o700)
         for key, certificate in files.items():
-            shutil.copy(certificate, overlay / volume.SECRET / key)
-        secret_files[volume.SECRET] = [f"{volume.SECRET}/{key}" for key in files]
+            shutil.copy(certificate, overlay / secret / key)
+        secret_files[secret] = [f"{secret}/{key}" for key in files]
     for contents in configs.values():
         for name, content in contents.items():
             (overlay / name).write_text(yaml.safe_dump(content, sort_keys=False))
@@ -146,6 +148,16 @@ def render(topology: Topology, location: str, images: list[Image]) -> Path:
     (overlay / "cluster-bindings.yaml").write_text(yaml.safe_dump_all(_cluster_bindings()))
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization, sort_keys=False))
     return overlay
+
+
+def _driver_certificates(topology: Topology, location: str) -> dict[str, dict[str, Path]]:
+    """Secrets that DriverClasses mount at a site, for drivers that talk to the other site's: key to file."""
+    found: dict[str, dict[str, Path]] = {}
+    if location in SITES and made_with.has(topology, Extra.VOLUME):
+        found[volume.SECRET] = volume.secret_files(topology, location)
+    if location in SITES and made_with.has(topology, Extra.WORKLOAD):
+        found[application.CERTIFICATES] = application.secret_files(topology, location)
+    return found
 
 
 def _api_server_name(topology: Topology) -> dict[str, Any]:
@@ -196,6 +208,8 @@ def apply(topology: Topology, location: str, images: list[Image]) -> bool:
         LabError: The API server refused something.
     """
     ensure_identities(topology)
+    if location in SITES and made_with.has(topology, Extra.WORKLOAD):
+        application.apply(topology, location)
     overlay = render(topology, location, images)
     text = site.kubectl(topology, location, "apply", "-k", str(overlay), "-o", "json", timeout_s=60)
     # kubectl says "configured" also of a Secret that it did not change: what the server holds is compared.

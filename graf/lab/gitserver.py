@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from graf.lab import daemons, made_with, process, scope, volume
+from graf.lab import application, daemons, made_with, process, scope, volume
 from graf.lab.build import REPOSITORY
 from graf.lab.errors import LabError
 from graf.lab.made_with import Extra
@@ -46,6 +46,8 @@ def ensure_repository(topology: Topology) -> bool:
             volume.add_to_example(work, topology)
         if made_with.has(topology, Extra.SCOPE):
             scope.add_to_example(work)
+        if made_with.has(topology, Extra.WORKLOAD):
+            application.add_to_example(work, topology)
         _git(work, "init", "--quiet", "--initial-branch=main")
         _git(work, "add", "--all")
         _git(work, *_IDENTITY, "commit", "--quiet", "-m", "Start with the example of the GRAF repository")

@@ -61,8 +61,13 @@ SPECS = (
 )
 # Of a lab with a volume only: what no group uses costs each cluster an import.
 PV = ImageSpec("pv", ("graf-driver-sdk", "graf-driver-pv"))
+# Of a lab with an application only.
+APPLICATION = (
+    ImageSpec("workload", ("graf-driver-sdk", "graf-driver-workload")),
+    ImageSpec("objects", ("graf-driver-sdk", "graf-driver-objects")),
+)
 FAKE = ImageSpec("fake", ("graf-driver-sdk", "graf-driver-fake"))
-ALL_SPECS = (*SPECS, PV, FAKE)
+ALL_SPECS = (*SPECS, PV, *APPLICATION, FAKE)
 AT_MANAGEMENT = ("pause", "graf")
 
 

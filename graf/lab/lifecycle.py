@@ -68,6 +68,7 @@ def up(
     pod_timeout_s: float = POD_TIMEOUT_S,
     with_volume: bool = False,
     with_scope: bool = False,
+    with_workload: bool = False,
 ) -> UpResult:
     """Bring a lab up, or complete and repair one that is.
 
@@ -79,13 +80,14 @@ def up(
         pod_timeout_s: How long to wait for the Pods.
         with_volume: The example's group of a new lab gets a volume; a lab keeps what it was made with.
         with_scope: The group of a new lab has a part of each database server; a lab keeps what it was made with.
+        with_workload: The group of a new lab gets a workload and its configuration; a lab keeps what it was made with.
 
     Raises:
         LabError: Something is missing or does not come up.
     """
     checks.machine()
     with exclusive(name):
-        wanted = ((Extra.VOLUME, with_volume), (Extra.SCOPE, with_scope))
+        wanted = ((Extra.VOLUME, with_volume), (Extra.SCOPE, with_scope), (Extra.WORKLOAD, with_workload))
         state = _state_of(name, index, [extra for extra, yes in wanted if yes], tell)
         result = UpResult(state.topology, checks.raise_limits())
         _Up(state.topology, result, tell).run(pods, pod_timeout_s)
@@ -154,7 +156,12 @@ class _Up:
             self._set_daemon_weight(_SERVING_SHARES)
 
     def _specs(self) -> tuple[ImageSpec, ...]:
-        return (*images.SPECS, images.PV) if made_with.has(self.topology, Extra.VOLUME) else images.SPECS
+        specs: tuple[ImageSpec, ...] = images.SPECS
+        if made_with.has(self.topology, Extra.VOLUME):
+            specs += (images.PV,)
+        if made_with.has(self.topology, Extra.WORKLOAD):
+            specs += images.APPLICATION
+        return specs
 
     def _step(self, name: str, work: Callable[[], T]) -> T:
         self.tell(name)

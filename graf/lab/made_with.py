@@ -13,6 +13,7 @@ class Extra(enum.Enum):
     """One such thing: the name of its note, of its option and of a lab for it; and why it cannot come later."""
 
     VOLUME = "volume", "which components its group has is for the whole life of a lab"
+    WORKLOAD = "workload", "which components its group has is for the whole life of a lab"
     SCOPE = "scope", "a server's data is made for one scope, for the whole life of a lab"
 
     def __init__(self, word: str, lasts: str) -> None:

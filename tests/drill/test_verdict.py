@@ -151,6 +151,7 @@ def test_what_is_allowed_passes_and_one_more_fails(evidence: Evidence, allowed: 
         ("standby-loss", "metro", 1_200.0),
         ("volume-loss", "metro", 1_200.0),
         ("table-scope", "metro", 1_700.0),
+        ("workload-move", "metro", 9_200.0),
         ("db-crash", "regional", 300.0),
         ("switchover", "wan", 200.0),
         ("manager-loss", "metro", 300.0),
@@ -161,7 +162,7 @@ def test_limits_are_those_of_the_promise(scenario: str, profile: str, limit: flo
 
 
 def test_every_scenario_has_a_limit_for_every_profile_and_names_what_must_move() -> None:
-    assert len(SCENARIOS) == 9
+    assert len(SCENARIOS) == 10
     for name, scenario in SCENARIOS.items():
         assert all(gap_limit_ms(name, profile) > 0 for profile in ("metro", "regional", "wan"))
         for expectation in scenario.expected("east", "west"):

@@ -49,6 +49,9 @@ class RealLab:
     def kubeconfig(self, location: str) -> Path:
         return self._lab.kubeconfig(location)
 
+    def kubectl(self, location: str, *argv: str) -> str:
+        return self._lab.kubectl(location, *argv)
+
     def git_dir(self) -> Path:
         return self._lab.topology.git_repository
 

@@ -34,6 +34,9 @@ class DrillLab(Protocol):
     def kubeconfig(self, location: str) -> Path:
         """Operator's kubeconfig of a location's cluster."""
 
+    def kubectl(self, location: str, *argv: str) -> str:
+        """What kubectl prints at a location's cluster, in its own network: also while it is cut off."""
+
     def git_dir(self) -> Path:
         """The bare GitOps repository on this machine's disk."""
 

@@ -27,6 +27,7 @@ from graf.lab.drill.session import (
 )
 from graf.lab.drill.verdict import STRICT, Allowed, Expectation, gap_limit_ms
 from graf.lab.drill.volume_loss import volume_loss
+from graf.lab.drill.workload_move import WorkloadMove, workload_of
 from graf.scenario.model import PolicySettings
 from graf.shell.planned_move import follow, request_switchover
 
@@ -332,6 +333,12 @@ def table_scope(session: Session) -> None:
     scoped.play(session, _take_over, lambda again: _return(again, timeout_s=900.0))
 
 
+def workload_move(session: Session) -> None:
+    """A warm Deployment and its configuration move with the group, by a loss and by plan."""
+    component = workload_of(session.group())
+    WorkloadMove(session, component, lambda target: _move(session, target)).run()
+
+
 def _move(session: Session, target: str) -> None:
     name = request_switchover(session.api, session.group_name, target, "drill switchover")
     operation = follow(session.api, name, 90.0, lambda _: None)
@@ -367,6 +374,12 @@ SCENARIOS: dict[str, Scenario] = {
             "the active's volume is lost, then its whole site; needs graf lab up --volume",
             (_THERE, _BACK, _THERE, _BACK),
             volume_loss,
+        ),
+        Scenario(
+            "workload-move",
+            "a Deployment and its configuration move, by loss and by plan; needs graf lab up --workload",
+            (_THERE, _BACK, (("Switchover",), True), (("Switchover", "Failback"), False)),
+            workload_move,
         ),
         Scenario(
             "table-scope",

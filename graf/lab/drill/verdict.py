@@ -29,6 +29,9 @@ _SILENT_LOSS = ("site-loss", "site-partition", "site-freeze", "standby-loss", "v
 # The clients are held until what they wrote is acknowledged, before the site is cut off.
 _SILENT_LOSS_WITH_TAIL = ("table-scope",)
 _TAIL_MS = 500.0
+# The route opens when a warm application's Pod is ready, so the start of a Pod is part of every move, planned or not.
+_WITH_POD_START = ("workload-move",)
+_POD_START_MS = 8_000.0
 _FIXED = {"db-crash": 300.0, "switchover": 200.0, "manager-loss": 300.0}
 
 
@@ -38,6 +41,8 @@ def gap_limit_ms(scenario: str, profile: str) -> float:
         return _BY_PROFILE[profile]
     if scenario in _SILENT_LOSS_WITH_TAIL:
         return _BY_PROFILE[profile] + _TAIL_MS
+    if scenario in _WITH_POD_START:
+        return _BY_PROFILE[profile] + _POD_START_MS
     return _FIXED[scenario]
 
 

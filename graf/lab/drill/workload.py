@@ -172,6 +172,16 @@ class Workload:
         """Everything that was measured."""
         return *read_journal(self._journal), read_samples(self._samples)
 
+    @property
+    def service_host(self) -> str:
+        """The service address."""
+        return self._service[0]
+
+    @property
+    def out(self) -> Path:
+        """Folder of the raw data."""
+        return self._out
+
     def raw_files(self) -> tuple[Path, Path]:
         """Journal of the clients and samples of the observer."""
         return self._journal, self._samples
