@@ -151,7 +151,7 @@ def test_what_is_allowed_passes_and_one_more_fails(evidence: Evidence, allowed: 
         ("standby-loss", "metro", 1_200.0),
         ("volume-loss", "metro", 1_200.0),
         ("table-scope", "metro", 1_700.0),
-        ("workload-move", "metro", 9_200.0),
+        ("workload-move", "metro", 7_200.0),
         ("db-crash", "regional", 300.0),
         ("switchover", "wan", 200.0),
         ("manager-loss", "metro", 300.0),

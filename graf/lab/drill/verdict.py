@@ -31,7 +31,7 @@ _SILENT_LOSS_WITH_TAIL = ("table-scope",)
 _TAIL_MS = 500.0
 # The route opens when a warm application's Pod is ready, so the start of a Pod is part of every move, planned or not.
 _WITH_POD_START = ("workload-move",)
-_POD_START_MS = 8_000.0
+_POD_START_MS = 6_000.0
 _FIXED = {"db-crash": 300.0, "switchover": 200.0, "manager-loss": 300.0}
 
 
