@@ -111,6 +111,19 @@ async def test_a_site_that_diverged_while_the_active_was_silent_is_found_out_at_
     assert pair.west.data("n3", pair.namespace) == {"mine": "yes"}
 
 
+async def test_a_conflict_that_was_told_while_it_followed_survives_a_restart_of_the_driver(pair: Pair) -> None:
+    pair.east.put(pair.config("n3", mtu="1450"))
+    await follow(pair)
+    pair.west.put(pair.config("n3", mtu="1400"))
+    pair.east.put(pair.config("n3", mtu="9000"))
+    await pair.until_status("west", "a conflict", lambda status: status.facts.get("waiting"))
+    await pair.stop("west")
+    await pair.start("west")
+    await pair.role("west", Role.STANDBY, 1)
+    await pair.until_status("west", "the conflict again", lambda status: status.facts.get("conflicts"))
+    assert pair.west.data("n3", pair.namespace) == {"mtu": "1400"}
+
+
 async def test_a_shell_without_content_is_filled(pair: Pair) -> None:
     """Whose account may create no Secret: an administrator makes it, empty, and the driver fills it."""
     shell = {**pair.config("sim"), "kind": "Secret"}
