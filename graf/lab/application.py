@@ -28,6 +28,7 @@ PLAN_KEY, SECRET_KEY = "plan", "key"
 LABELS = {"app.kubernetes.io/part-of": "vcu"}
 PORT = 8080
 EXCHANGE_PORT = 7874
+RPO_SECONDS = 10
 CERTIFICATES = "graf-objects-tls"
 EXAMPLE = REPOSITORY / "gitops" / "example"
 _GROUP_FILE = Path("groups") / "vcu-db.yaml"
@@ -56,7 +57,7 @@ def components(topology: Topology) -> list[dict[str, Any]]:
             "name": CONFIGURATION,
             "driverClass": OBJECTS_CLASS,
             "stage": "data",
-            "parameters": {"objects": chosen},
+            "parameters": {"objects": chosen, "rpoSeconds": RPO_SECONDS},
             "siteParameters": {
                 name: {"endpoint": f"{topology.location(name).address}:{EXCHANGE_PORT}"} for name in SITES
             },

@@ -58,6 +58,7 @@ def test_the_groups_components_are_what_the_drivers_and_their_classes_take(
         objects, problems = parse_objects(parameters)
         assert objects is not None, problems
         assert objects.endpoint == f"{topology.location(site).address}:{application.EXCHANGE_PORT}"
+        assert objects.rpo_s == application.RPO_SECONDS
         assert objects.identity_at(site) == application.dns_name(site)
         assert {selection.kind for selection in objects.selections} == {"ConfigMap", "Secret"}
     for component, name in ((app, application.WORKLOAD_CLASS), (config, application.OBJECTS_CLASS)):

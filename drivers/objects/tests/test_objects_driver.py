@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 
@@ -13,7 +14,7 @@ from graf_driver_sdk.types import Health, Peer, ResyncStrategy, Role, Status, Ve
 
 
 def in_step(status: Status) -> bool:
-    return status.lag_seconds == 0 and status.lag_transactions == 0
+    return status.promotable and 0 <= status.lag_seconds < 3 and status.lag_transactions == 0
 
 
 async def follow(pair: Pair, epoch: int = 1) -> None:
@@ -152,7 +153,7 @@ async def test_a_deposed_active_is_refused_after_a_restart_too(pair: Pair) -> No
     pair.east.put(pair.config("n3", mtu="9000"))
     refused = await pair.until_status("west", "a refusal", lambda status: "is over" in status.message)
     assert pair.west.data("n3", pair.namespace) == {"mtu": "1450"}
-    assert not refused.promotable or refused.lag_seconds != 0
+    assert refused.lag_seconds < 0, "nothing of this active was ever applied in this epoch"
     await pair.stop("west")
     await pair.start("west")
     assert (await pair.status("west")).role is Role.FENCED
@@ -234,6 +235,29 @@ async def test_an_empty_site_is_told_so_and_a_silent_active_is_unknown(pair: Pai
     assessment = await pair.clients["west"].assess(pair.spec("west"), silent)
     assert assessment.verdict is Verdict.UNKNOWN
     assert "gives no answer" in assessment.message
+
+
+async def test_what_may_be_missing_is_told_as_an_upper_bound_and_limits_a_promotion(pair: Pair) -> None:
+    pair.parameters["west"]["rpoSeconds"] = 3
+    pair.east.put(pair.config("n3", mtu="1450"))
+    await follow(pair)
+    status = await pair.status("west")
+    assert 0 < status.lag_seconds < 3, "also in step it is told since when nothing was heard"
+    began = asyncio.get_running_loop().time()
+    await pair.stop("east")  # it can tell nobody any more what is written there
+    late = await pair.until_status("west", "the limit", lambda status: not status.promotable, 8.0)
+    assert late.lag_seconds >= 3
+    assert "more than rpoSeconds 3" in late.promotable_reason
+    assert asyncio.get_running_loop().time() - began > 1
+
+
+async def test_the_lag_grows_while_the_actives_api_server_is_silent(pair: Pair) -> None:
+    pair.east.put(pair.config("n3", mtu="1450"))
+    await follow(pair)
+    pair.east.away(10.0)
+    status = await pair.until_status("west", "the lag", lambda status: status.lag_seconds > 5, 12.0)
+    assert float(status.facts["active_watch_stale_s"]) > 0
+    await pair.until_status("west", "it to be in step again", in_step)
 
 
 async def test_what_was_written_a_moment_ago_counts_in_a_verdict_and_in_a_resync(pair: Pair) -> None:

@@ -140,7 +140,7 @@ class ObjectsDriver(Driver):
 
     async def status(self, spec: Spec) -> Status:
         """What the threads observed; asks nobody."""
-        component, _ = self.component(spec)
+        component, parameters = self.component(spec)
         try:
             ledger = component.store.ledger
         except LedgerError as error:
@@ -158,7 +158,7 @@ class ObjectsDriver(Driver):
         if component.role is Role.ACTIVE:
             return _active(component, ledger.position, facts)
         if component.role is Role.STANDBY:
-            return _standby(component, ledger.position, facts)
+            return _standby(component, ledger.position, facts, parameters.rpo_s)
         return Status(
             component.role,
             Health.HEALTHY,
@@ -197,7 +197,7 @@ def _active(component: Component, position: Position, facts: dict[str, str]) -> 
     )
 
 
-def _standby(component: Component, position: Position, facts: dict[str, str]) -> Status:
+def _standby(component: Component, position: Position, facts: dict[str, str], rpo_s: float) -> Status:
     follower = component.follower
     if follower is None:
         reason = component.message or "it follows no active"
@@ -226,8 +226,13 @@ def _standby(component: Component, position: Position, facts: dict[str, str]) ->
         "active_watch_stale_s": f"{follower.source_stale_s:.1f}",
         "conflicts": conflicts,
     }
-    promotable = follower.answered and lag_s >= 0
-    reason = "" if promotable else follower.problem or conflicts or "no generation was applied whole since it follows"
+    promotable = lag_s >= 0 and (lag_s <= rpo_s if rpo_s else follower.answered)
+    reason = "" if promotable else follower.problem or conflicts
+    if not promotable and lag_s < 0:
+        reason = reason or "no generation was applied whole since it follows"
+    elif not promotable:
+        limit = f", more than rpoSeconds {rpo_s:g}" if rpo_s else ""
+        reason = f"it may lack what was written in the last {lag_s:.0f} s{limit}" + (f": {reason}" if reason else "")
     return Status(
         Role.STANDBY,
         Health.HEALTHY,

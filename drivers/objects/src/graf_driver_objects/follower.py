@@ -19,7 +19,8 @@ from graf_driver_objects.exchange import Answer, Asker, ExchangeError
 from graf_driver_objects.ledger import LedgerError, Store
 from graf_driver_objects.model import Generation, Position
 
-_WAIT_S: Final = 2.0
+_WAIT_S: Final = 1.0
+_GATHER_S: Final = 0.2  # what the active gathers before it makes a generation, and the way of a watch's event
 _RETRY_S: Final = 1.0
 _FRESH_S: Final = 15.0
 _AGAIN_S: Final = 5.0
@@ -72,11 +73,7 @@ class Follower:
     @property
     def lag_s(self) -> float:
         """Everything that the active had this many seconds ago is applied here; negative when that was never so."""
-        if not self._current_at:
-            return -1.0
-        if self.answered and self._answered_at <= self._current_at and not self.source_stale_s:
-            return 0.0
-        return time.monotonic() - self._current_at
+        return max(0.0, time.monotonic() - self._current_at) if self._current_at else -1.0
 
     @property
     def behind(self) -> int:
@@ -128,13 +125,16 @@ class Follower:
         if self._stop.is_set():
             raise Stopped
         self._hear(answer)
+        # Sent no earlier than this: an active that has nothing newer answers when the wait is over.
+        sent_at = asked_at + (wait_s if generation is None else 0.0)
+        current_at = sent_at - answer.stale_s - _GATHER_S
         if generation is not None:
-            self._take(generation)
+            self._take(generation, current_at)
             return
         if self._last is not None and self._verified_at + (_AGAIN_S if ledger.waiting else _VERIFY_S) < asked_at:
             self._apply(self._last)  # what stood in the way may be gone; something may have been changed here
         if not self._store.ledger.waiting:
-            self._current_at = self._answered_at = time.monotonic()
+            self._current_at = current_at
 
     def _hear(self, answer: Answer) -> None:
         self._answered_at = time.monotonic()
@@ -142,7 +142,7 @@ class Follower:
         if answer.position:
             self.known = Position.parse(answer.position) or self.known
 
-    def _take(self, generation: Generation) -> None:
+    def _take(self, generation: Generation, current_at: float) -> None:
         floor = max(self.epoch, self._store.ledger.floor)
         if generation.epoch < floor:
             raise ExchangeError(
@@ -158,7 +158,7 @@ class Follower:
         self._store.keep(generation)
         self._apply(generation)
         if not self._store.ledger.waiting:
-            self._current_at = self._answered_at
+            self._current_at = current_at
 
     def _agrees(self, generation: Generation) -> bool:
         """Whether this site has nothing that the active has not, but conflicts that came up while it followed."""

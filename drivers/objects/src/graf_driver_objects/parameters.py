@@ -25,6 +25,7 @@ _KNOWN: Final = (
     "conflicts",
     "deletions",
     "maxDeletions",
+    "rpoSeconds",
     "transform",
 )
 _OBJECT: Final = ("apiVersion", "kind", "namespace", "labelSelector", "names")
@@ -85,6 +86,7 @@ class Parameters:
         force: whether a conflict at the standby is overwritten (after archiving) instead of reported.
         deletions: whether tombstones delete.
         max_deletions: more deletions than this at once are held.
+        rpo_s: a standby that may lack what was written within longer than this is not promotable; 0: no limit.
     """
 
     selections: tuple[Selection, ...] = ()
@@ -96,6 +98,7 @@ class Parameters:
     force: bool = False
     deletions: bool = True
     max_deletions: int = 50
+    rpo_s: float = 0.0
     transform: Transform = field(default_factory=Transform)
 
     def identity_at(self, site: str) -> str:
@@ -124,6 +127,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Parameters | None, list[FieldProblem]
         _choice(raw, "conflicts", ("report", "force"), problems) == "force",
         _boolean(raw, "deletions", True, problems),
         _count(raw, "maxDeletions", 50, problems),
+        _seconds(raw, "rpoSeconds", problems),
         _transform(raw.get("transform", {}), problems),
     )
     return (None, problems) if problems else (parameters, [])
@@ -285,6 +289,16 @@ def _boolean(raw: Mapping[str, Any], name: str, default: bool, problems: list[Fi
         problems.append(FieldProblem(name, f"{value!r} is no boolean", "true or false"))
         return default
     return value
+
+
+def _seconds(raw: Mapping[str, Any], name: str, problems: list[FieldProblem]) -> float:
+    value = raw.get(name)
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 2 <= value <= 604_800:
+        problems.append(FieldProblem(name, f"{value!r} is no number of seconds", "a number from 2 to 604800"))
+        return 0.0
+    return float(value)
 
 
 def _count(raw: Mapping[str, Any], name: str, default: int, problems: list[FieldProblem]) -> int:
