@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-from graf_driver_pv.follow import WITH_THE_DRIVER
+from graf_driver_pv.copying import WITH_THE_DRIVER
 
 # Like process 1 of a container: what loses its parent becomes a child of this one.
 KEEPER = """

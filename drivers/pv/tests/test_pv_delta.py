@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 from graf_driver_pv import delta
-from graf_driver_pv.follow import manifest_of
 from graf_driver_pv.manifest import Entry, Manifest
 from graf_driver_pv.position import Position
+from graf_driver_pv.wire import manifest_of
 
 
 def entry(kind: str = "f", content: str = "a") -> Entry:

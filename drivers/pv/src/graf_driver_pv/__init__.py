@@ -9,6 +9,7 @@ not: anything of ``graf`` (a driver imports only the SDK), and any decision abou
 
 Modules, from the bottom up: ``parameters`` and ``position`` (pure), ``manifest``, ``durable``, ``layout``, ``record``,
 ``store`` (generations on disk), ``events`` (inotify), ``hooks``, ``seal`` (making generations), ``tls``, ``server`` and
-``client`` (the wire), ``active``, ``follow`` (pulling), ``component`` (roles), ``resync`` (the way back), ``status``,
+``client`` (the protocol between sites), ``copying`` (copiers, laying down), ``upstream`` (what a site that follows asks) and ``wire``
+(rsync over TLS), ``active``, ``follow`` (pulling), ``component`` (roles), ``resync`` (the way back), ``status``,
 ``driver``, ``main``. ``testing`` serves tests and the benchmark only.
 """

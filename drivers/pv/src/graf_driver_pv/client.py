@@ -38,6 +38,8 @@ class Head:
         base: position of what its live copy was made of, with `lineage`; None when it has none yet.
         pending: its live copy has changes that are in no generation yet; told by `look` only.
         gives_files: it answers `files`; an active site of the version before does not.
+        stale: the answer is older than the question: what was written last may be missing in it.
+        note: what people should know of it; empty for nothing.
     """
 
     epoch: int
@@ -49,6 +51,8 @@ class Head:
     lineage: dict[int, int]
     pending: bool = False
     gives_files: bool = False
+    stale: bool = False
+    note: str = ""
 
     def has(self, position: Position) -> bool:
         """Whether everything of a generation is in what the active site serves."""

@@ -25,6 +25,8 @@ from graf_driver_pv.parameters import Parameters, parse
 from graf_driver_pv.position import Position
 from graf_driver_pv.record import Mark, Record, RecordFile, this_boot
 from graf_driver_pv.store import Store
+from graf_driver_pv.upstream import Upstream
+from graf_driver_pv.wire import Wire
 
 _LOG = logging.getLogger("graf_driver_pv.component")
 _QUIESCE_CALL_S = 1.5
@@ -191,8 +193,16 @@ class Component:
             return
         await self._stop_following()
         if peer is not None:
-            parameters = peer_parameters(peer)
-            self.follower = Follower(self.store, self.parameters, peer.site, parameters, epoch, self.on_change)
+            upstream = self.upstream(peer)
+            self.follower = Follower(self.store, self.parameters, peer.site, upstream, epoch, self.on_change)
+
+    def upstream(self, peer: Peer) -> Upstream:
+        """Where this peer's generations come from.
+
+        Raises:
+            InvalidParametersError: its parameters cannot be used.
+        """
+        return Wire(self.store, self.parameters, peer.site, peer_parameters(peer))
 
     async def _stop(self) -> None:
         await self._stop_active()

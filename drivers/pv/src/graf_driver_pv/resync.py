@@ -13,13 +13,13 @@ from graf_driver_sdk.errors import NeedsResyncError, NotActiveError
 from graf_driver_sdk.types import Assessment, Peer, Progress, Resynced, ResyncStrategy, Role, Verdict
 
 from graf_driver_pv import durable
-from graf_driver_pv.client import Client, ClientError, Head
-from graf_driver_pv.component import Component, LocalData, peer_parameters
+from graf_driver_pv.client import ClientError, Head
+from graf_driver_pv.component import Component, LocalData
 from graf_driver_pv.position import Position
+from graf_driver_pv.upstream import Upstream
 
 _TOLD = 20
 _CALL_S = 2.0
-_SETTLE_S = 1.5  # a site that has just become active answers within this
 _SEAL_S = 10.0  # how long a resync waits for the active to make a generation of what it has
 
 
@@ -32,6 +32,7 @@ class _Task:
     target: Position | None = None
     before: Position | None = None  # the active's newest when the resync began, if that was not everything
     begun_s: float = field(default_factory=time.monotonic)
+    begun_wall_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     archive: str = ""
     archived: bool = False
 
@@ -63,7 +64,8 @@ class Returning:
             return Assessment(Verdict.DIVERGED, here, there, divergent)
         if local.newest is None:
             return Assessment(Verdict.EMPTY, here, there)
-        clean = local.newest.position == head.base and head.newest in (None, head.base) and not head.pending
+        clean = local.newest.position == head.base and head.newest in (None, head.base)
+        clean = clean and not head.pending and not head.stale
         return Assessment(Verdict.CLEAN if clean else Verdict.BEHIND, here, there)
 
     async def resync(self, active: Peer, strategy: ResyncStrategy, epoch: int) -> Resynced:
@@ -75,7 +77,7 @@ class Returning:
         if task is None or (task.site, task.epoch) != (active.site, epoch):
             task = self._task = _Task(active.site, epoch)
         try:
-            head = await self._head(active)
+            head = await self._head(self._component.upstream(active), task.begun_wall_ms)
         except ClientError as error:
             return Resynced(Progress.pending(f"waiting for {active.site}: {error}", 500), task.archive)
         if head.epoch < max(epoch, component.record.epoch):
@@ -86,7 +88,8 @@ class Returning:
             # What was written before this call must come, too: else the site would be behind when it is done.
             task.before = task.before or head.newest
             waited_s = time.monotonic() - task.begun_s
-            if head.pending and head.newest == task.before and waited_s < _SEAL_S:
+            missing = head.stale or (head.pending and head.newest == task.before)
+            if missing and waited_s < _SEAL_S:
                 message = f"{active.site} is making a generation of what was written last"
                 return Resynced(Progress.pending(message, 50), task.archive)
             task.target = head.newest
@@ -124,24 +127,26 @@ class Returning:
 
     async def _settled_head(self, active: Peer) -> Head:
         """As `_head`, but a site that became active just now gets the time to begin to serve."""
-        ends = time.monotonic() + _SETTLE_S
+        upstream, asked_wall_ms = self._component.upstream(active), time.time_ns() // 1_000_000
+        ends = time.monotonic() + upstream.settle_s
         while True:
             last = time.monotonic() >= ends
             try:
-                head = await self._head(active)
-                if last or (head.base is not None and head.epoch >= self._component.record.epoch):
+                head = await self._head(upstream, asked_wall_ms)
+                settled = head.base is not None and head.epoch >= self._component.record.epoch and not head.stale
+                if last or settled:
                     return head
             except ClientError:
                 if last:
                     raise
             await asyncio.sleep(0.05)
 
-    async def _head(self, active: Peer) -> Head:
-        client = await Client.connect(self._component.parameters, peer_parameters(active))
+    async def _head(self, upstream: Upstream, asked_wall_ms: int) -> Head:
         try:
-            return await client.look()
+            await upstream.connect()
+            return await upstream.look(asked_wall_ms)
         finally:
-            client.close()
+            await upstream.close()
 
 
 def _divergence(local: LocalData, head: Head) -> str:
