@@ -16,10 +16,10 @@ from graf_driver_sdk.logs import event
 from graf_driver_pv import hooks
 from graf_driver_pv.events import Changes, Watcher
 from graf_driver_pv.manifest import Manifest
+from graf_driver_pv.outlet import Outlet
 from graf_driver_pv.parameters import Mode, Parameters
 from graf_driver_pv.position import Position
 from graf_driver_pv.seal import seal
-from graf_driver_pv.server import Server
 from graf_driver_pv.store import Store, StoreError
 
 _LOG = logging.getLogger("graf_driver_pv.active")
@@ -39,6 +39,7 @@ class Active:
         peers: Mapping[str, str],
         opened: Position | None,
         on_change: Callable[[], None],
+        outlet: Callable[[Active], Outlet],
     ) -> None:
         self._store = store
         self._parameters = parameters
@@ -55,9 +56,9 @@ class Active:
         self._known: Manifest | None = None
         self._base: Manifest | None = None
         self.watcher: Watcher | None = None
-        self.server = Server(parameters, store.layout, self, on_change)
-        self.server.allowed = dict(peers)
-        self.problem = ""
+        self.outlet = outlet(self)
+        self.outlet.allowed = dict(peers)
+        self._problem = ""
         self.seals = 0
         self.full_scans = 0
         self.last_seal_s = 0.0
@@ -73,11 +74,16 @@ class Active:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.server.stop()
+        await self.outlet.stop()
         if self.watcher is not None:
             await run_blocking(self.watcher.close)
 
-    # -- what the server asks ----------------------------------------------------------------------------------
+    @property
+    def problem(self) -> str:
+        """Why no generation is made, or none can be had; empty for nothing."""
+        return self._problem or self.outlet.problem
+
+    # -- what the outlet asks ----------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -87,12 +93,17 @@ class Active:
     def go_on(self, epoch: int, peers: Mapping[str, str]) -> None:
         """The same role in a newer epoch, or with other peers."""
         self._epoch = epoch
-        self.server.allowed = dict(peers)
+        self.outlet.allowed = dict(peers)
 
     @property
     def manifest(self) -> Manifest | None:
         """The newest generation."""
         return self._known
+
+    @property
+    def base(self) -> Manifest | None:
+        """What the live copy descends from; None when it was never a generation, or nobody has looked yet."""
+        return self._known or self._base
 
     def newest(self) -> tuple[str, int]:
         """Its name and when it was begun."""
@@ -120,7 +131,7 @@ class Active:
 
     def ancestry(self) -> dict[str, Any]:
         """What the live copy descends from."""
-        known = self._known or self._base
+        known = self.base
         return {"position": str(known.position), "lineage": sorted(known.lineage.items())} if known else {}
 
     def behind_s(self, have: str, begun_wall_ms: int) -> float:
@@ -132,6 +143,14 @@ class Active:
             since = [at for at in (self.watcher.since_ns, self._sealing_since_ns) if at]
             return (now_ns - min(since)) / 1e9 if since else 0.0
         return max(time.time_ns() / 1e9 - begun_wall_ms / 1e3, 0.0)
+
+    async def complete_until(self) -> int:
+        """A time on the wall clock, ms: whatever was written before it is in the newest generation; 0 when unknown."""
+        asked_ms = time.time_ns() // 1_000_000
+        await self.pending()  # what was written before this call has been heard of
+        known = self._known
+        behind_s = self.behind_s(str(known.position), known.begun_wall_ms) if known is not None else -1.0
+        return min(asked_ms, time.time_ns() // 1_000_000 - int(behind_s * 1000)) if behind_s >= 0 else 0
 
     async def pending(self) -> bool:
         """Whether there are changes, made before this call, that are in no generation yet.
@@ -168,14 +187,16 @@ class Active:
         await self._seal(still=True)
         if self._known is None:
             raise DriverError("no generation could be made", reason="no-generation")
-        return self._known
+        made = self._known
+        await self.outlet.delivered(made)
+        return made
 
     async def _serve(self) -> None:
         # Not before it is known what the live copy descends from: a verdict against nothing would be wrong.
         await self._loaded.wait()
         while True:
             try:
-                await self.server.start()
+                await self.outlet.start()
                 return
             except (DriverError, OSError) as error:
                 self._tell(f"the other sites cannot get generations: {error}")
@@ -269,7 +290,7 @@ class Active:
             async with self._made:
                 self._made.notify_all()
             self._on_change()
-            pinned = set(self.server.pinned.values())
+            pinned = self.outlet.pinned
             await run_blocking(self._store.prune, self._parameters.keep, pinned)
             await run_blocking(self._store.prepare, made)
 
@@ -281,8 +302,8 @@ class Active:
     def _tell(self, problem: str) -> None:
         if problem:
             self._looked.set()
-        if problem != self.problem:
-            self.problem = problem
+        if problem != self._problem:
+            self._problem = problem
             if problem:
                 event(_LOG, "volume is not copied", logging.WARNING, cause=problem)
             self._on_change()

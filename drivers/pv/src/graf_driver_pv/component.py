@@ -18,12 +18,17 @@ from graf_driver_sdk.types import ComponentKey, EnsureRole, Peer, Progress, Role
 
 from graf_driver_pv import durable, hooks
 from graf_driver_pv.active import Active
+from graf_driver_pv.deposit import Deposit
 from graf_driver_pv.follow import Follower
 from graf_driver_pv.layout import Layout
 from graf_driver_pv.manifest import Manifest, changed_in
-from graf_driver_pv.parameters import Parameters, parse
+from graf_driver_pv.outlet import Outlet
+from graf_driver_pv.parameters import Parameters, Repository, parse
 from graf_driver_pv.position import Position
 from graf_driver_pv.record import Mark, Record, RecordFile, this_boot
+from graf_driver_pv.repository import FromRepository
+from graf_driver_pv.restic import Restic
+from graf_driver_pv.server import Server
 from graf_driver_pv.store import Store
 from graf_driver_pv.upstream import Upstream
 from graf_driver_pv.wire import Wire
@@ -148,7 +153,9 @@ class Component:
         await run_blocking(self._publish)
         names = peer_names(request.peers)
         if self.active is None:
-            self.active = Active(self.store, self.parameters, request.epoch, names, opened, self.on_change)
+            self.active = Active(
+                self.store, self.parameters, request.epoch, names, opened, self.on_change, self._outlet
+            )
             if opened is None or message == _OWN:
                 # The position is told by generations: it would move at once by what is there already. Applications have
                 # the volume meanwhile.
@@ -202,7 +209,25 @@ class Component:
         Raises:
             InvalidParametersError: its parameters cannot be used.
         """
-        return Wire(self.store, self.parameters, peer.site, peer_parameters(peer))
+        theirs, own = peer_parameters(peer), self.parameters.repository
+        if own is None or theirs.repository is None:
+            return Wire(self.store, self.parameters, peer.site, theirs)
+        return FromRepository(self._restic(own, theirs.repository.location), self._shared_name, peer.site)
+
+    def _outlet(self, active: Active) -> Outlet:
+        own = self.parameters.repository
+        if own is None:
+            return Server(self.parameters, self.layout, active, self.on_change)
+        restic = self._restic(own, own.location)
+        return Deposit(restic, self.layout, self._shared_name, self.key.site, active, self.on_change)
+
+    def _restic(self, own: Repository, location: str) -> Restic:
+        return Restic(own, location, self.layout.restic, self.parameters.bandwidth_kib)
+
+    @property
+    def _shared_name(self) -> str:
+        """Of this component at every site."""
+        return f"{self.key.group}/{self.key.component}"
 
     async def _stop(self) -> None:
         await self._stop_active()

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final, TypeVar
 
 from graf_driver_sdk.blocking import run_blocking
@@ -108,11 +109,7 @@ class PvDriver(Driver):
             other, theirs = parse(peer.parameters)
             problems += [FieldProblem(f"peers.{peer.site}.{p.field}", p.cause, p.fix) for p in theirs]
             if parameters is not None and other is not None:
-                if other.tls.name == parameters.tls.name:
-                    cause = f"{peer.site} has the same name {other.tls.name}"
-                    problems.append(FieldProblem("tls.name", cause, "each site's own name"))
-                if (other.host, other.port) == (parameters.host, parameters.port):
-                    problems.append(FieldProblem("endpoint", f"{peer.site} has the same", "each site's own address"))
+                problems += _between(parameters, peer.site, other)
         return problems
 
     async def ensure_role(self, request: EnsureRole) -> Progress:
@@ -211,15 +208,32 @@ async def _told(call: Awaitable[T]) -> T:
         ) from error
 
 
+def _between(parameters: Parameters, site: str, other: Parameters) -> list[FieldProblem]:
+    """What two sites must agree on."""
+    if (parameters.repository is None) != (other.repository is None):
+        how = "through a repository" if other.repository is not None else "from site to site"
+        return [FieldProblem("repository", f"{site} copies {how}", "the same way at every site")]
+    problems = []
+    if parameters.repository is None and other.tls.name == parameters.tls.name:
+        problems.append(FieldProblem("tls.name", f"{site} has the same name {other.tls.name}", "each site's own name"))
+    if parameters.repository is None and (other.host, other.port) == (parameters.host, parameters.port):
+        problems.append(FieldProblem("endpoint", f"{site} has the same", "each site's own address"))
+    return problems
+
+
 def _here(parameters: Parameters) -> list[FieldProblem]:
     problems = []
-    for field, path in (
-        ("tls.caFile", parameters.tls.ca_file),
-        ("tls.certFile", parameters.tls.cert_file),
-        ("tls.keyFile", parameters.tls.key_file),
-    ):
+    for field, path in _files(parameters):
         if not path.is_file():
             problems.append(FieldProblem(field, f"{path} is not there", "mount the Secret that holds it"))
+    repository = parameters.repository
+    if repository is not None and repository.environment is not None and not repository.environment.is_dir():
+        cause = f"{repository.environment} is not there"
+        problems.append(
+            FieldProblem("repository.environment", cause, "mount the Secret with the credentials as a folder")
+        )
+    if repository is not None and shutil.which("restic") is None:
+        problems.append(FieldProblem("repository", "restic is not installed", "install the Debian package restic"))
     parent = parameters.directory
     while not parent.exists():
         parent = parent.parent
@@ -229,3 +243,14 @@ def _here(parameters: Parameters) -> list[FieldProblem]:
         if command and shutil.which(command[0]) is None:
             problems.append(FieldProblem(field, f"{command[0]} is no program here", "a program of the driver's image"))
     return problems
+
+
+def _files(parameters: Parameters) -> list[tuple[str, Path]]:
+    """What must be mounted, by field."""
+    repository, tls = parameters.repository, parameters.tls
+    if repository is None:
+        return [("tls.caFile", tls.ca_file), ("tls.certFile", tls.cert_file), ("tls.keyFile", tls.key_file)]
+    files = [("repository.passwordFile", repository.password_file)]
+    files += [("repository.caFile", repository.ca_file)] if repository.ca_file is not None else []
+    certificate = repository.client_cert_file
+    return files + ([("repository.clientCertFile", certificate)] if certificate is not None else [])

@@ -53,6 +53,11 @@ class Layout:
         return self.root / ".trash"
 
     @property
+    def restic(self) -> Path:
+        """Restic's cache, and what must be remembered of it; nothing of it is anybody's data."""
+        return self.root / ".restic"
+
+    @property
     def record(self) -> Path:
         """The durable record."""
         return self.root / "record.json"

@@ -13,7 +13,6 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +24,7 @@ from graf_driver_pv.client import FRAME
 from graf_driver_pv.durable import replace_file
 from graf_driver_pv.layout import Layout
 from graf_driver_pv.manifest import Manifest
+from graf_driver_pv.outlet import Heard
 from graf_driver_pv.parameters import Parameters
 from graf_driver_pv.position import Position
 from graf_driver_pv.store import MANIFEST
@@ -62,15 +62,6 @@ class Source(Protocol):
         """Whether the live copy has changes, made before this call, that are in no generation yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A site that follows, when it last asked."""
-
-    have: str
-    at_ns: int
-    behind_s: float
-
-
 class Server:
     """Listens while the component is ACTIVE."""
 
@@ -83,8 +74,25 @@ class Server:
         self._sessions: set[asyncio.Task[Any]] = set()
         self.allowed: Mapping[str, str] = {}
         self.heard: dict[str, Heard] = {}
-        # What is being read, by connection; it must not go away under the reader's hands.
-        self.pinned: dict[asyncio.StreamWriter, str] = {}
+        self.problem = ""
+        self._pinned: dict[asyncio.StreamWriter, str] = {}
+
+    @property
+    def callers(self) -> list[str]:
+        """Every site that may ask."""
+        return list(self.allowed)
+
+    @property
+    def pinned(self) -> set[str]:
+        """What is being read must not go away under the reader's hands."""
+        return set(self._pinned.values())
+
+    async def delivered(self, manifest: Manifest) -> None:
+        """They can have it as soon as it is there."""
+
+    def facts(self) -> dict[str, str]:
+        """Nothing but what is heard."""
+        return {}
 
     async def start(self) -> None:
         """Begins to listen.
@@ -132,7 +140,7 @@ class Server:
                 try:
                     await self._talk(sites[0], reader, writer)
                 finally:
-                    self.pinned.pop(writer, None)
+                    self._pinned.pop(writer, None)
         except (OSError, asyncio.IncompleteReadError, ssl.SSLError, ValueError, KeyError, TypeError, TimeoutError):
             pass  # the caller went away or spoke nonsense: it comes again
         finally:
@@ -145,7 +153,7 @@ class Server:
         # No limit while a generation is being read: it may take hours.
         while line := await reader.readline():
             request = json.loads(line)
-            self.pinned.pop(writer, None)
+            self._pinned.pop(writer, None)
             if request["op"] == "next":
                 answer = await self._next(site, request)
                 writer.write(json.dumps(answer).encode() + b"\n")
@@ -154,12 +162,12 @@ class Server:
                 pending = await self._source.pending()
                 writer.write(json.dumps(self._head() | {"pending": pending}).encode() + b"\n")
             elif request["op"] == "manifest":
-                self.pinned[writer] = str(request["name"])
+                self._pinned[writer] = str(request["name"])
                 name, since = str(request["name"]), str(request.get("since", ""))
                 content, is_delta = await asyncio.to_thread(self._manifest, name, since)
                 writer.write(json.dumps({"size": len(content), "delta": is_delta}).encode() + b"\n" + content)
             elif request["op"] == "files":
-                self.pinned[writer] = str(request["name"])
+                self._pinned[writer] = str(request["name"])
                 await self._files(str(request["name"]), [str(path) for path in request["paths"]], writer)
             await writer.drain()
 

@@ -65,14 +65,14 @@ def _active(component: Component) -> Status:
     now_ns = time.monotonic_ns()
     rpo = {}
     followers = []
-    for site in sorted(active.server.allowed):
-        heard = active.server.heard.get(site)
+    for site in sorted(active.outlet.callers):
+        heard = active.outlet.heard.get(site)
         age_s = (now_ns - heard.at_ns) / 1e9 if heard else -1.0
         behind_s = heard.behind_s + age_s if heard and heard.behind_s >= 0 else -1.0
         connected = 0 <= age_s < _CONNECTED_S
         followers.append(FollowerStatus(site, connected, False, int(max(behind_s, 0.0) * 1000)))
         rpo[f"rpo_seconds_{site}"] = f"{behind_s:.2f}" if behind_s >= 0 else "unknown"
-    facts |= rpo | _active_facts(active)
+    facts |= rpo | _active_facts(active) | active.outlet.facts()
     if component.quiescing is not None or component.record.quiesced:
         facts["quiesced"] = "yes"
     problem = active.problem

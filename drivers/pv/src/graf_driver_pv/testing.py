@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,19 +177,40 @@ class SiteUnderTest:
         await eventually(f"a generation at {self.name} with {len(wanted)} files of {tree}", same, timeout_s, 0.05)
 
 
+def make_repository(folder: Path, **parameters: Any) -> dict[str, Any]:
+    """The `repository` parameter for one in a folder that is made when it is first used; quick to tell and to look."""
+    folder.mkdir(parents=True, exist_ok=True)
+    password = folder / "password"
+    password.write_text(f"{os.urandom(12).hex()}\n")
+    password.chmod(0o600)
+    return {
+        "location": str(folder / "repository"),
+        "passwordFile": str(password),
+        "create": True,
+        "pollSeconds": 0.5,
+        "confirmSeconds": 1,
+        **parameters,
+    }
+
+
+def restic(parameters: Mapping[str, Any], *arguments: str, folder: Path | None = None) -> str:
+    """What restic says of a repository, asked in a folder by nothing of the driver."""
+    own = {"RESTIC_REPOSITORY": parameters["location"], "RESTIC_PASSWORD_FILE": parameters["passwordFile"]}
+    command = ["restic", "--no-cache", *arguments]
+    environment = {**os.environ, **own}
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=folder).stdout
+
+
 @contextlib.asynccontextmanager
 async def two_sites(folder: Path, **parameters: Any) -> AsyncIterator[tuple[SiteUnderTest, SiteUnderTest]]:
     """`east` and `west` with their drivers running and no role given yet."""
     make_authority(folder / "pki")
     sites = []
     for name in ("east", "west"):
-        own = {
-            "directory": str(folder / name / "volume"),
-            "endpoint": f"127.0.0.1:{free_port()}",
-            "tls": make_identity(folder / "pki", f"{name}.pv.test"),
-            "intervalSeconds": 0.1,
-            **parameters,
-        }
+        own: dict[str, Any] = {"directory": str(folder / name / "volume"), "intervalSeconds": 0.1, **parameters}
+        if "repository" not in parameters:
+            identity = make_identity(folder / "pki", f"{name}.pv.test")
+            own |= {"endpoint": f"127.0.0.1:{free_port()}", "tls": identity}
         (folder / name).mkdir(parents=True)
         sites.append(SiteUnderTest(name, folder / name, own))
     east, west = sites
