@@ -9,14 +9,16 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 from graf_driver_pv import small
 from graf_driver_pv.driver import PvDriver
-from graf_driver_pv.testing import SiteUnderTest, digest_of, two_sites
+from graf_driver_pv.testing import SiteUnderTest, digest_of, make_repository, restic, two_sites
 from graf_driver_sdk.testing import eventually, running
 from graf_driver_sdk.types import EnsureRole, Role
 
 KILLS = int(os.environ.get("GRAF_PV_KILLS", "3"))
+REPOSITORY_KILLS = int(os.environ.get("GRAF_PV_KILLS", "2"))  # of each side
 FILES = 80
 SIZE = 64 << 10
 
@@ -36,7 +38,8 @@ def write_round(folder: Path, number: int) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    with path.open("a") as file:
+        file.write(text)
 
 
 def copier_has_ended(volume: Path) -> bool:
@@ -56,12 +59,25 @@ async def promoted(site: SiteUnderTest, scratch: Path) -> tuple[str, Path]:
     shutil.rmtree(scratch, ignore_errors=True)
     await eventually("the killed driver's copier to have ended", lambda: copier_has_ended(site.volume), 20)
     shutil.copytree(site.volume, scratch / "volume", symlinks=True)
-    parameters = site.parameters | {"directory": str(scratch / "volume"), "endpoint": "127.0.0.1:1"}
+    # It must reach nobody, nor say in the sites' repository that it is active.
+    nowhere: dict[str, Any] = {"endpoint": "127.0.0.1:1"}
+    if "repository" in site.parameters:
+        nowhere = {"repository": site.parameters["repository"] | {"location": str(scratch / "repository")}}
+    parameters = site.parameters | {"directory": str(scratch / "volume")} | nowhere
     spec = site.spec.__class__(site.spec.key, parameters)
     async with running(PvDriver(), state_dir=scratch / "state") as client:
         progress = await client.ensure_role(EnsureRole(spec, Role.ACTIVE, 1_000_000), 60)
     assert progress.completed
     return progress.message.removeprefix("opened generation "), scratch / "volume" / "current"
+
+
+async def opens_one_generation(site: SiteUnderTest, maker: SiteUnderTest, scratch: Path) -> None:
+    """What a promotion of the site opens now is one of the maker's generations, whole."""
+    name, tree = await promoted(site, scratch)
+    assert digest_of(tree) == digest_of(maker.volume / "generations" / name / "tree"), name
+    rounds = [int((tree / f"f{index:04d}").read_bytes()[:8]) for index in range(FILES)]
+    assert rounds == sorted(rounds, reverse=True)
+    assert rounds[0] - rounds[-1] <= 1
 
 
 async def test_a_killed_copy_is_never_served(tmp_path: Path) -> None:
@@ -80,11 +96,7 @@ async def test_a_killed_copy_is_never_served(tmp_path: Path) -> None:
             await west.kill()
             in_flight += begun.exists()
             by_rsync += (west.volume / "incoming" / "files").exists()
-            name, tree = await promoted(west, tmp_path / "scratch")
-            assert digest_of(tree) == digest_of(east.volume / "generations" / name / "tree"), name
-            rounds = [int((tree / f"f{index:04d}").read_bytes()[:8]) for index in range(FILES)]
-            assert rounds == sorted(rounds, reverse=True)
-            assert rounds[0] - rounds[-1] <= 1
+            await opens_one_generation(west, east, tmp_path / "scratch")
             await west.start()
             await west.ensure(Role.STANDBY, 1, "east")
         await west.wait_generation_with(east.current)
@@ -95,5 +107,54 @@ async def test_a_killed_copy_is_never_served(tmp_path: Path) -> None:
         f"killed {KILLS} times, {in_flight} in the middle of a copy, {by_rsync} of them by rsync; "
         f"every promotion opened a complete generation\n"
     )
+    await tell(report)
+
+
+async def tell(report: str) -> None:
     if out := os.environ.get("GRAF_PV_KILLS_OUT"):
         await asyncio.to_thread(_write, Path(out), report)
+
+
+def held(site: SiteUnderTest) -> bool:
+    """Whether a restic writes into the site's repository, or was killed while it did."""
+    locks = Path(site.parameters["repository"]["location"]) / "locks"
+    return locks.is_dir() and any("tmp" not in path.name for path in locks.iterdir())
+
+
+async def test_a_killed_upload_or_restore_is_never_served(tmp_path: Path) -> None:
+    in_restore = in_upload = 0
+    repository = make_repository(tmp_path / "shared", confirmSeconds=60)  # so that what locks it is an upload
+    async with two_sites(tmp_path, keep=100, rpoSeconds=100, repository=repository, bandwidthKiBps=12_000) as sites:
+        east, west = sites
+        await east.ensure(Role.ACTIVE, 1)
+        write_round(east.current, 0)
+        await west.ensure(Role.STANDBY, 1, "east")
+        await west.wait_generation_with(east.current)
+        for number in range(1, REPOSITORY_KILLS + 1):
+            write_round(east.current, 2 * number)
+            restored = west.volume / "incoming" / "restored"
+            await eventually("a restore to have begun", restored.exists, 60, 0.005)
+            await asyncio.sleep(random.random() * 0.5)  # the moment is what is tried
+            await west.kill()
+            in_restore += restored.exists()
+            await opens_one_generation(west, east, tmp_path / "scratch")
+            await west.start()
+            await west.ensure(Role.STANDBY, 1, "east")
+            await eventually("nothing to be written", lambda: not held(east), 60, 0.05)
+            write_round(east.current, 2 * number + 1)
+            await eventually("an upload to have begun", lambda: held(east), 60, 0.005)
+            await asyncio.sleep(random.random() * 0.5)
+            await east.kill()
+            in_upload += held(east)
+            await opens_one_generation(west, east, tmp_path / "scratch")
+            await east.start()
+            await east.ensure(Role.ACTIVE, 1)
+            await west.wait_generation_with(east.current)
+            restic(repository, "unlock", "--remove-all")  # it is looked at to see the next upload
+        restic(repository, "check")
+    assert in_restore * 3 >= REPOSITORY_KILLS, f"only {in_restore} of {REPOSITORY_KILLS} kills met a restore in flight"
+    assert in_upload * 3 >= REPOSITORY_KILLS, f"only {in_upload} of {REPOSITORY_KILLS} kills met an upload in flight"
+    await tell(
+        f"repository: killed {in_restore} times in the middle of a restore and {in_upload} times in the middle of an "
+        f"upload; every promotion opened a complete generation\n"
+    )

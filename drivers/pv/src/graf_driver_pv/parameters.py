@@ -152,10 +152,10 @@ class _Reader:
         value = (self.raw if raw is None else raw).get(field.rsplit(".", 1)[-1], default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self.problem(field, f"{value!r} is no number", f"a number from {low:g} to {high:g}")
-            return default
+            return float(default)
         if not low <= value <= high:
             self.problem(field, f"{value:g} is out of range", f"a number from {low:g} to {high:g}")
-            return default
+            return float(default)
         return float(value)
 
     def whole(self, field: str, low: int, high: int, default: int, raw: Mapping[str, Any] | None = None) -> int:

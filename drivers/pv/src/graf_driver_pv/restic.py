@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ _SHORT_S: Final = 120.0  # for what sends or gets little
 _REST_USER, _REST_PASSWORD = "RESTIC_REST_USERNAME", "RESTIC_REST_PASSWORD"
 _LONGEST_TOLD = 300
 _MARK: Final = "mark"
+_MISSING: Final = re.compile("(?:does|do) not exist|no such file|not found|NoSuchKey", re.IGNORECASE)
 _SPECIAL = "\\*?["
 
 
@@ -220,7 +222,8 @@ class Restic:
             raise IncompleteError(f"{what} could not read everything: {text[-_LONGEST_TOLD:]}", _snapshot_of(said))
         if "already locked" in text:
             raise LockedError(f"{what}: {text[-_LONGEST_TOLD:]}")
-        if "Is there a repository at" in text:
+        # It asks whether there is one whenever it cannot read the first file, also when nobody answers.
+        if "Is there a repository at" in text and _MISSING.search(text):
             raise NoRepositoryError(
                 f"there is no repository at {self.location}: see that what holds it is mounted; make it once with "
                 f"`restic init`, or give `repository.create: true`"
