@@ -88,7 +88,8 @@ sim: $(SETUP) ## The simulator's long campaign (SEEDS=20000), all planted bugs, 
 	$(GRAF) sim ablate
 	$(GRAF) sim explore
 
-pv-kills: $(SETUP) ## Kill the pv driver's copy 50 times; every promotion must open a complete generation
+pv-kills: $(SETUP) ## Kill the pv driver's copy 50 times, with rsync and with restic; what is opened must be complete
+	rm -f out/pv-kills.txt
 	GRAF_PV_KILLS=50 GRAF_PV_KILLS_OUT=out/pv-kills.txt nice $(UV_RUN) python -m pytest -q --timeout 3600 drivers/pv/tests/test_pv_kills.py
 	cat out/pv-kills.txt
 
@@ -110,7 +111,7 @@ network-sanity: programs ## The conformance kit against the network driver in ea
 objects-sanity: programs ## The conformance kit against the objects driver at two real API servers (some minutes)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/objects/tests/conformance/check_contract.py
 
-pv-sanity: $(SETUP) ## The conformance kit against two real volumes with rsync over TLS (some minutes; report in out/sanity)
+pv-sanity: $(SETUP) ## The conformance kit against two real volumes, with rsync, then with restic (ten minutes; reports in out/sanity)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/pv/tests/conformance/check_contract.py
 
 workload-sanity: programs ## The conformance kit against the workload driver, hot, warm and cold, on a real control plane (half an hour at most; reports in out/sanity)

@@ -21,6 +21,8 @@ gcc:gcc
 /etc/ssl/certs/ca-certificates.crt:ca-certificates
 pkg-config:pkg-config
 rsync:rsync
+restic:restic
+rclone:rclone
 openssl:openssl
 mariadbd:mariadb-server-core
 mariadb:mariadb-client-core

@@ -14,8 +14,10 @@ def entry(
     lineage: dict[int, int] | None = None,
     kind: str = GENERATION,
     until: int = 0,
+    digest: str = "d",
 ) -> Entry:
-    return Entry(snapshot, kind, "east", epoch, Position(made, number), lineage or {}, 0, until, f"2026-{snapshot}")
+    position = Position(made, number)
+    return Entry(snapshot, kind, "east", epoch, position, lineage or {}, 0, until, digest, f"2026-{snapshot}")
 
 
 def test_tags_give_the_same_entry() -> None:
@@ -58,6 +60,16 @@ def test_a_snapshot_that_proved_unsound_gives_way_to_an_older_one() -> None:
     assert older is not None
     assert older.snapshot == "1"
     assert catalog.newest_generation(entries, head, {"1", "2"}) is None
+
+
+def test_a_generation_of_another_life_that_had_the_same_name_is_not_taken() -> None:
+    entries = [entry("1", 1, 1, 1, digest="old"), entry("2", 1, 1, 2, digest="old"), entry("3", 2, 1, 2, kind=MARK)]
+    head = catalog.head_of(entries)
+    assert head is not None
+    newest = catalog.newest_generation(entries, head)
+    assert newest is not None
+    assert newest.snapshot == "1"
+    assert catalog.generation_of(entries, Position(1, 2), "d") is None
 
 
 def test_the_newest_few_stay_and_what_diverged_stays() -> None:

@@ -11,7 +11,8 @@ from graf_driver_pv import catalog
 from graf_driver_pv.catalog import Entry
 from graf_driver_pv.manifest import Manifest
 from graf_driver_pv.position import Position
-from graf_driver_pv.testing import SiteUnderTest, digest_of, make_repository, restic, two_sites
+from graf_driver_pv.testing import SiteUnderTest, digest_of, two_sites
+from graf_driver_pv.testing_restic import make_repository, restic
 from graf_driver_sdk.testing import eventually
 from graf_driver_sdk.types import Assessment, ResyncStrategy, Role, Verdict
 
@@ -113,6 +114,24 @@ async def test_a_standby_is_warm_and_knows_what_it_may_lack(pair: Pair) -> None:
     assert not list((west.volume).glob(".rsyncd.conf")), "nobody listens"
 
 
+async def test_the_active_site_makes_a_repository_only_where_it_may(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path / "shared", made=False, create=False)
+    async with two_sites(tmp_path, repository=repository, rpoSeconds=30) as (east, _):
+        await east.ensure(Role.ACTIVE, 1)
+
+        async def told() -> bool:
+            return "there is no repository" in (await east.status()).message
+
+        await eventually("east to say that there is none", told, 60, 0.05)
+        assert (await east.status()).accepting, "a volume is served whether or not it can be copied"
+        assert not (tmp_path / "shared" / "repository").exists()
+        await east.stop()
+        east.parameters["repository"] = {**repository, "create": True}
+        await east.start()
+        await east.ensure(Role.ACTIVE, 1)
+        await eventually("a generation in the repository", has_generation(east), 60, 0.1)
+
+
 async def test_the_lag_grows_when_the_active_is_gone_and_the_newest_generation_is_opened(pair: Pair) -> None:
     east, west = pair
     had = await follow(east, west)
@@ -146,7 +165,7 @@ async def test_what_a_deposed_site_puts_there_is_taken_by_nobody(pair: Pair) -> 
 
     await eventually("east to see that it is deposed", told, 60, 0.1)
     # A deposed site that never looked again: its snapshot is there, complete, newer by every clock, and of epoch 1.
-    forged = Entry("", catalog.GENERATION, "east", 1, Position(1, 99), {}, 2**41, 2**41)
+    forged = Entry("", catalog.GENERATION, "east", 1, Position(1, 99), {}, 2**41, 2**41, "any")
     put(east, forged, east.volume / "generations" / east.generations[-1])
     (west.current / "more").write_text("of epoch 2")
     await east.ensure(Role.FENCED, 2)
@@ -229,13 +248,14 @@ async def test_a_snapshot_that_lacks_a_file_is_never_opened_and_an_older_complet
     # As a site with a failing disk would leave it: the newest by its tags, and without one of its files.
     folder = east.volume / "generations" / str(good.position)
     next_one = Position(1, good.position.number + 1)
-    broken = Entry("", catalog.GENERATION, "east", 1, next_one, {}, 0, good.until_wall_ms)
     copy = east.folder / "broken"
     shutil.copytree(folder, copy, symlinks=True)
     manifest = Manifest.decode((copy / "manifest.json").read_bytes())
-    (copy / "manifest.json").write_bytes(replace(manifest, position=broken.position, texts={}).encode())
+    content = replace(manifest, position=next_one, texts={}).encode()
+    (copy / "manifest.json").write_bytes(content)
     next((copy / "tree").rglob("f*")).unlink()
-    put(east, broken, copy)
+    until_ms, digest = good.until_wall_ms, catalog.digest_of(content)
+    put(east, Entry("", catalog.GENERATION, "east", 1, next_one, {}, 0, until_ms, digest), copy)
     await west.ensure(Role.STANDBY, 1, "east")
     await eventually("the complete one at west", lambda: west.generations == [str(good.position)], 60, 0.1)
 

@@ -19,7 +19,8 @@ from graf_driver_pv.manifest import Manifest
 from graf_driver_pv.parameters import Repository, parse
 from graf_driver_pv.position import Position
 from graf_driver_pv.restic import LockedError, NoRepositoryError, RepositoryError, Restic, escape, read_environment
-from graf_driver_pv.testing import free_port, make_authority, make_identity, make_repository, restic
+from graf_driver_pv.testing import free_port, make_authority, make_identity
+from graf_driver_pv.testing_restic import make_repository, restic
 from graf_driver_sdk.testing import eventually
 
 TAGS = "graf-pv"
@@ -37,12 +38,10 @@ def text_of(path: str) -> str:
 
 
 @pytest.fixture
-async def there(tmp_path: Path) -> Restic:
+def there(tmp_path: Path) -> Restic:
     """A repository that is there."""
     repository = repository_of(make_repository(tmp_path / "shared"))
-    made = Restic(repository, repository.location, tmp_path / "own")
-    await made.create()
-    return made
+    return Restic(repository, repository.location, tmp_path / "own")
 
 
 def generation(folder: Path, size: int = 100) -> Path:
@@ -98,7 +97,9 @@ async def test_secrets_are_neither_in_arguments_nor_in_messages(
     for name, value in {**secrets, "LD_PRELOAD": "/evil.so"}.items():
         (environment / name).write_text(f"{value}\n")
     assert read_environment(environment) == secrets
-    raw = make_repository(tmp_path / "shared", location="rest:https://backup.test/vcu", environment=str(environment))
+    raw = make_repository(
+        tmp_path / "shared", made=False, location="rest:https://backup.test/vcu", environment=str(environment)
+    )
     password = text_of(raw["passwordFile"]).strip()
     repository = repository_of(raw)
     with pytest.raises(RepositoryError) as caught:
@@ -122,12 +123,12 @@ async def test_secrets_are_neither_in_arguments_nor_in_messages(
     ],
 )
 def test_parameters_that_cannot_be_used_are_refused(tmp_path: Path, change: dict[str, Any], field: str) -> None:
-    raw = {"directory": "/v", "repository": make_repository(tmp_path) | change}
+    raw = {"directory": "/v", "repository": make_repository(tmp_path, made=False) | change}
     assert [problem.field for problem in parse(raw)[1]] == [field]
 
 
 def test_with_a_repository_there_is_no_way_from_site_to_site(tmp_path: Path) -> None:
-    raw = {"directory": "/v", "repository": make_repository(tmp_path), "endpoint": "a:1", "tls": {}}
+    raw = {"directory": "/v", "repository": make_repository(tmp_path, made=False), "endpoint": "a:1", "tls": {}}
     assert [problem.field for problem in parse(raw)[1]] == ["endpoint", "tls"]
 
 
@@ -265,6 +266,7 @@ async def test_a_repository_behind_a_server_with_mutual_tls_and_a_password(
     (environment / "RESTIC_REST_PASSWORD").write_text("let me in\n")
     raw = make_repository(
         tmp_path / "shared",
+        made=False,
         location=f"rest:https://localhost:{port}/vcu/",
         environment=str(environment),
         caFile=identity["caFile"],
@@ -283,7 +285,7 @@ async def test_a_repository_behind_a_server_with_mutual_tls_and_a_password(
 
 
 async def test_a_repository_by_way_of_rclone(tmp_path: Path) -> None:
-    raw = make_repository(tmp_path / "shared", location=f"rclone::local:{tmp_path / 'remote'}")
+    raw = make_repository(tmp_path / "shared", made=False, location=f"rclone::local:{tmp_path / 'remote'}")
     repository = repository_of(raw)
     made = Restic(repository, repository.location, tmp_path / "own")
     await made.create()

@@ -6,6 +6,7 @@ generation the site that wrote them served in which epoch, and up to when nothin
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,6 +32,8 @@ class Entry:
         lineage: of that generation.
         begun_wall_ms: when its making began.
         until_wall_ms: every change before this time, on the clock of the site that wrote it, is in that generation.
+        digest: of the generation's manifest, and so of its content: a repository may have that of another life of the
+            group, in which the same name was given.
         written: when the snapshot was made, as the repository writes times: they sort as text.
     """
 
@@ -42,6 +45,7 @@ class Entry:
     lineage: Mapping[int, int]
     begun_wall_ms: int
     until_wall_ms: int
+    digest: str
     written: str = ""
 
     def tags(self, component: str) -> list[str]:
@@ -57,6 +61,7 @@ class Entry:
             f"lineage={lineage}",
             f"begun={self.begun_wall_ms}",
             f"until={self.until_wall_ms}",
+            f"manifest={self.digest}",
         ]
 
     def has(self, position: Position) -> bool:
@@ -88,6 +93,7 @@ def read(listing: Iterable[Mapping[str, Any]]) -> list[Entry]:
                     {int(epoch): int(number) for epoch, number in lineage},
                     int(tags["begun"]),
                     int(tags["until"]),
+                    tags["manifest"],
                     str(raw["time"]),
                 )
             )
@@ -101,16 +107,28 @@ def head_of(entries: Iterable[Entry]) -> Entry | None:
     return max(entries, key=lambda entry: (entry.epoch, entry.position, entry.until_wall_ms), default=None)
 
 
-def generation_of(entries: Iterable[Entry], position: Position) -> Entry | None:
-    """The snapshot that has a generation: a name stands for its content, so any will do; the last one written."""
-    found = [entry for entry in entries if entry.kind == GENERATION and entry.position == position]
+def digest_of(manifest: bytes) -> str:
+    """Of a manifest's file."""
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def generation_of(entries: Iterable[Entry], position: Position, digest: str) -> Entry | None:
+    """The snapshot that has a generation, the last one written: any will do."""
+    found = [e for e in entries if e.kind == GENERATION and e.position == position and e.digest == digest]
     return max(found, key=lambda entry: entry.written, default=None)
 
 
 def newest_generation(entries: Sequence[Entry], head: Entry, distrusted: Iterable[str] = ()) -> Entry | None:
     """The newest generation here that went into what the head serves, but for snapshots that proved unsound."""
     bad = set(distrusted)
-    good = [e for e in entries if e.kind == GENERATION and e.snapshot not in bad and head.has(e.position)]
+    good = [
+        entry
+        for entry in entries
+        if entry.kind == GENERATION
+        and entry.snapshot not in bad
+        and head.has(entry.position)
+        and (entry.position != head.position or entry.digest == head.digest)
+    ]
     return max(good, key=lambda entry: (entry.position, entry.written), default=None)
 
 

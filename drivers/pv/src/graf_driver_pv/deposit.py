@@ -22,7 +22,6 @@ from graf_driver_pv.copying import PullError
 from graf_driver_pv.layout import Layout
 from graf_driver_pv.manifest import Manifest
 from graf_driver_pv.outlet import Heard
-from graf_driver_pv.position import Position
 from graf_driver_pv.restic import IncompleteError, LockedError, NoRepositoryError, Restic
 from graf_driver_pv.store import MANIFEST
 
@@ -80,6 +79,7 @@ class Deposit:
         self._delivered = asyncio.Condition()
         self._entries: list[Entry] | None = None  # of the repository; None: to be looked up
         self._parent: tuple[str, str] | None = None  # generation and snapshot that were put there last, by this process
+        self._known: tuple[Manifest, str] | None = None
         self._uploading = ""
         self._said_s = self._looked_s = float("-inf")
         self._tidy_s = float("-inf")
@@ -115,7 +115,7 @@ class Deposit:
     async def delivered(self, manifest: Manifest) -> None:
         """Waits until a generation is in the repository."""
         async with self._delivered:
-            await self._delivered.wait_for(lambda: self._has(manifest.position))
+            await self._delivered.wait_for(lambda: self._has(manifest))
 
     def facts(self) -> dict[str, str]:
         """For the status."""
@@ -172,12 +172,12 @@ class Deposit:
             await self._say(self._source.base, 0)
         if newest is None:
             return
-        if not self._has(newest.position):
+        if not self._has(newest):
             await self._upload(newest)
         elif time.monotonic() >= self._said_s + self._restic.repository.confirm_s:
             if time.monotonic() >= self._looked_s + _LOOK_UP_S:
                 await self._look_up()
-            if self._has(newest.position):
+            if self._has(newest):
                 await self._say(newest, await self._complete_until(newest))
         await self._tidy()
 
@@ -202,8 +202,15 @@ class Deposit:
                 f"{head.site} is active in epoch {head.epoch} there, and this site in epoch {self._source.epoch}"
             )
 
-    def _has(self, position: Position) -> bool:
-        return catalog.generation_of(self._entries or [], position) is not None
+    def _has(self, manifest: Manifest) -> bool:
+        digest = self._digest(manifest)
+        return catalog.generation_of(self._entries or [], manifest.position, digest) is not None
+
+    def _digest(self, manifest: Manifest) -> str:
+        known = self._known
+        if known is None or known[0] is not manifest:
+            known = self._known = (manifest, catalog.digest_of(manifest.encode()))
+        return known[1]
 
     async def _complete_until(self, manifest: Manifest) -> int:
         until_ms = await self._source.complete_until()
@@ -220,6 +227,7 @@ class Deposit:
             manifest.lineage,
             manifest.begun_wall_ms,
             max(until_ms, manifest.begun_wall_ms),
+            self._digest(manifest),
         )
 
     async def _say(self, manifest: Manifest, until_ms: int) -> None:

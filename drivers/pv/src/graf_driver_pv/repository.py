@@ -40,6 +40,7 @@ class FromRepository:
         self._component = component
         self._peer_site = peer_site
         self._entries: list[Entry] = []
+        self._chosen: Entry | None = None  # the newest generation when it was looked last
         self._looked_s = float("-inf")
         self._failed: dict[str, tuple[int, float]] = {}  # by snapshot: how often it did not come, and when last
 
@@ -73,6 +74,7 @@ class FromRepository:
             note = note or f"a newer generation in {self._restic.location} cannot be restored; it is tried again"
         if have is not None and newest is not None and newest.position <= have:
             newest = None  # what this site has already, or an ancestor of it
+        self._chosen = newest
         return Head(
             epoch=head.epoch,
             newest=newest.position if newest is not None else None,
@@ -97,11 +99,13 @@ class FromRepository:
 
     async def manifest(self, position: Position, have: Manifest | None) -> tuple[Manifest | None, bytes]:
         """The file beside the generation's tree."""
-        entry = catalog.generation_of(self._trusted(), position)
-        if entry is None:
+        entry = self._chosen
+        if entry is None or entry.position != position:
             return None, b""
         try:
             content = await self._restic.dump(entry.snapshot, f"/{MANIFEST}")
+            if catalog.digest_of(content) != entry.digest:
+                raise ClientError(f"{position} in {self._restic.location} has another manifest than its tags say")
             return await run_blocking(Manifest.decode, content), content
         except (ClientError, ValueError):
             self._count(entry)
@@ -113,14 +117,10 @@ class FromRepository:
         left_out_s = _DISTRUST_S[min(max(times - _TRIES, 0), len(_DISTRUST_S) - 1)]
         return times < _TRIES or time.monotonic() > last_s + left_out_s
 
-    def _trusted(self) -> list[Entry]:
-        return [entry for entry in self._entries if self._is_trusted(entry)]
-
     def distrust(self, position: Position) -> None:
         """It may have been the fault of what an earlier try left, so it gets another try."""
-        entry = catalog.generation_of(self._trusted(), position)
-        if entry is not None:
-            self._count(entry)
+        if self._chosen is not None and self._chosen.position == position:
+            self._count(self._chosen)
 
     def _count(self, entry: Entry) -> None:
         self._failed[entry.snapshot] = (self._failed.get(entry.snapshot, (0, 0.0))[0] + 1, time.monotonic())
@@ -136,9 +136,9 @@ class FromRepository:
         missing = await run_blocking(_move, restored, work, entries, files, check=True)
         if not missing:
             return
-        entry = catalog.generation_of(self._trusted(), manifest.position)
-        if entry is None:
-            raise ClientError(f"{manifest.position} is no longer in {self._restic.location}")
+        entry = self._chosen
+        if entry is None or entry.position != manifest.position:
+            raise ClientError(f"{manifest.position} was not looked for in {self._restic.location}")
         paths = [f"/tree/{path}" for path in missing]
         if len(paths) > _PATTERNS or sum(map(len, paths)) > _PATTERN_BYTES:
             paths = []

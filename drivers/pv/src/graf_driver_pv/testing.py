@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,30 +175,6 @@ class SiteUnderTest:
                 return False  # replaced by a newer one while it was read
 
         await eventually(f"a generation at {self.name} with {len(wanted)} files of {tree}", same, timeout_s, 0.05)
-
-
-def make_repository(folder: Path, **parameters: Any) -> dict[str, Any]:
-    """The `repository` parameter for one in a folder that is made when it is first used; quick to tell and to look."""
-    folder.mkdir(parents=True, exist_ok=True)
-    password = folder / "password"
-    password.write_text(f"{os.urandom(12).hex()}\n")
-    password.chmod(0o600)
-    return {
-        "location": str(folder / "repository"),
-        "passwordFile": str(password),
-        "create": True,
-        "pollSeconds": 0.5,
-        "confirmSeconds": 1,
-        **parameters,
-    }
-
-
-def restic(parameters: Mapping[str, Any], *arguments: str, folder: Path | None = None) -> str:
-    """What restic says of a repository, asked in a folder by nothing of the driver."""
-    own = {"RESTIC_REPOSITORY": parameters["location"], "RESTIC_PASSWORD_FILE": parameters["passwordFile"]}
-    command = ["restic", "--no-cache", *arguments]
-    environment = {**os.environ, **own}
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=folder).stdout
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,5 @@
-"""The conformance kit, against processes of this driver with real volumes, rsync and TLS, seen by a real application.
+"""The conformance kit, against processes of this driver with real volumes, seen by a real application: once with rsync
+over TLS from site to site, once by way of a restic repository.
 
 Some minutes, so it is no part of the default suite: `make pv-sanity`.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from graf_driver_pv.testing import free_port, make_authority, make_identity
+from graf_driver_pv.testing_restic import make_repository
 from graf_driver_sanity import Config, Report, run
 from graf_driver_sanity.config import Budget, Invalid, Side
 
@@ -59,57 +61,104 @@ def hooks(folder: Path) -> dict[str, Callable[[str, str], str | None]]:
     return {"write": write, "read": read, "wipe": wipe, "break": lose}
 
 
-def told(report: Report) -> None:
+def told(report: Report, name: str) -> None:
     """Writes the report, with the seconds of each check, where GRAF_SANITY_OUT says."""
     out = Path(os.environ.get("GRAF_SANITY_OUT", "out/sanity"))
     out.mkdir(parents=True, exist_ok=True)
-    (out / "pv.json").write_text(json.dumps(report.as_json() | {"seconds": report.seconds}, indent=2) + "\n")
+    (out / f"{name}.json").write_text(json.dumps(report.as_json() | {"seconds": report.seconds}, indent=2) + "\n")
+
+
+def direct(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of both sites, for rsync over TLS."""
+    make_authority(folder / "pki")
+
+    def of(name: str) -> dict[str, Any]:
+        return {
+            "directory": str(folder / name),
+            "endpoint": f"127.0.0.1:{free_port()}",
+            "listen": "127.0.0.1",
+            "tls": make_identity(folder / "pki", f"{name}.pv.test"),
+            "intervalSeconds": 0.1,
+        }
+
+    return of("east"), of("west")
 
 
 @pytest.mark.timeout(1200)
 async def test_the_driver_keeps_the_contract() -> None:
     with tempfile.TemporaryDirectory(prefix="gpv-") as directory:
         folder = Path(directory)
-        make_authority(folder / "pki")
-
-        def side(name: str) -> Side:
-            parameters: dict[str, Any] = {
-                "directory": str(folder / name),
-                "endpoint": f"127.0.0.1:{free_port()}",
-                "listen": "127.0.0.1",
-                "tls": make_identity(folder / "pki", f"{name}.pv.test"),
-                "intervalSeconds": 0.1,
-            }
-            return Side(name, command=(sys.executable, "-m", "graf_driver_pv.main"), parameters=parameters)
-
-        east, west = side("east"), side("west")
+        east, west = direct(folder)
         key = (folder / "pki" / "east.pv.test.key").read_text().splitlines()[1]
-        report = await run(
-            Config(
-                name="pv",
-                component="volume",
-                site=east,
-                peer=west,
-                unreachable_peer={**west.parameters, "endpoint": f"127.0.0.1:{free_port()}"},
-                invalid=(
-                    Invalid("directory", {"directory": "here"}),
-                    Invalid("endpoint", {"endpoint": "nowhere"}),
-                    Invalid("tls.name", {"tls": {**east.parameters["tls"], "name": "two words"}}),
-                    Invalid("tls.keyFile", {"tls": {**east.parameters["tls"], "keyFile": "relative"}}),
-                    Invalid("mode", {"mode": "Sometimes"}),
-                    Invalid("rpoSeconds", {"rpoSeconds": 0}),
-                    Invalid("keep", {"keep": 1.5}),
-                    Invalid("hooks.freeze", {"hooks": {"freeze": "a text"}}),
-                    Invalid("repository", {"repository": {"kind": "restic"}}),
-                    Invalid("colour", {"colour": "red"}),
-                    Invalid("tls", remove=("tls",)),
-                ),
-                secrets=(key, str(east.parameters["tls"]["keyFile"])),
-                hooks=hooks(folder),
-                budget=Budget(start_s=60, transition_s=60, call_s=20, status_s=5),
-            )
+        invalid = (
+            Invalid("endpoint", {"endpoint": "nowhere"}),
+            Invalid("tls.name", {"tls": {**east["tls"], "name": "two words"}}),
+            Invalid("tls.keyFile", {"tls": {**east["tls"], "keyFile": "relative"}}),
+            Invalid("tls", remove=("tls",)),
         )
-    told(report)
+        unreachable = {**west, "endpoint": f"127.0.0.1:{free_port()}"}
+        await check("pv", folder, (east, west), unreachable, invalid, (key, str(east["tls"]["keyFile"])))
+
+
+@pytest.mark.timeout(2400)
+async def test_the_driver_keeps_the_contract_with_a_repository() -> None:
+    with tempfile.TemporaryDirectory(prefix="gpv-") as directory:
+        folder = Path(directory)
+        repository = make_repository(folder / "shared", confirmSeconds=0.5, pollSeconds=0.2)
+        east, west = (
+            {"directory": str(folder / name), "repository": repository, "intervalSeconds": 0.1}
+            for name in ("east", "west")
+        )
+        password = (folder / "shared" / "password").read_text().strip()
+        invalid = (
+            Invalid("repository", {"repository": "a text"}),
+            Invalid("repository.location", {"repository": {**repository, "location": "here"}}),
+            Invalid("repository.passwordFile", {"repository": {**repository, "passwordFile": "relative"}}),
+            Invalid("repository.passwordFile", {"repository": {**repository, "passwordFile": "/nowhere/password"}}),
+            Invalid("repository.keep", {"repository": {**repository, "keep": 0}}),
+            Invalid("endpoint", {"endpoint": "127.0.0.1:1"}),
+        )
+        unreachable = {**west, "repository": {**repository, "location": str(folder / "elsewhere")}}
+        await check("pv-repository", folder, (east, west), unreachable, invalid, (password,))
+
+
+async def check(
+    name: str,
+    folder: Path,
+    sites: tuple[dict[str, Any], dict[str, Any]],
+    unreachable: dict[str, Any],
+    invalid: tuple[Invalid, ...],
+    secrets: tuple[str, ...],
+) -> None:
+    """Runs the kit; everything but what is rightly skipped must pass."""
+    command = (sys.executable, "-m", "graf_driver_pv.main")
+    east, west = (
+        Side(site, command=command, parameters=parameters)
+        for site, parameters in zip(("east", "west"), sites, strict=True)
+    )
+    report = await run(
+        Config(
+            name=name,
+            component="volume",
+            site=east,
+            peer=west,
+            unreachable_peer=unreachable,
+            invalid=(
+                Invalid("directory", {"directory": "here"}),
+                Invalid("mode", {"mode": "Sometimes"}),
+                Invalid("rpoSeconds", {"rpoSeconds": 0}),
+                Invalid("keep", {"keep": 1.5}),
+                Invalid("hooks.freeze", {"hooks": {"freeze": "a text"}}),
+                Invalid("volsync", {"volsync": {}}),
+                Invalid("colour", {"colour": "red"}),
+                *invalid,
+            ),
+            secrets=secrets,
+            hooks=hooks(folder),
+            budget=Budget(start_s=60, transition_s=60, call_s=20, status_s=5),
+        )
+    )
+    told(report, name)
     assert [(failure.id, failure.seen) for failure in report.failures] == []
     assert len(report.passed) >= 190
     reasons = {skip.reason for skip in report.skipped}
