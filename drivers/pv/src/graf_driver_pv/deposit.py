@@ -77,7 +77,8 @@ class Deposit:
         self._on_change = on_change
         self._task: asyncio.Task[None] | None = None
         self._delivered = asyncio.Condition()
-        self._entries: list[Entry] | None = None  # of the repository; None: to be looked up
+        self._entries: list[Entry] = []  # of the repository, as far as it is known here
+        self._is_known = False  # else it is to be looked up
         self._parent: tuple[str, str] | None = None  # generation and snapshot that were put there last, by this process
         self._known: tuple[Manifest, str] | None = None
         self._uploading = ""
@@ -126,11 +127,11 @@ class Deposit:
         }
         if self._uploading:
             facts["uploading"] = self._uploading
-        head = catalog.head_of(self._entries or [])
+        head = catalog.head_of(self._entries)
         if head is not None and head.epoch == self._source.epoch:
             # On this site's own clock alone.
             facts["rpo_seconds_repository"] = f"{max(time.time() - head.until_wall_ms / 1e3, 0.0):.2f}"
-            stray = catalog.divergent(self._entries or [], head)
+            stray = catalog.divergent(self._entries, head)
             if stray:
                 facts["divergent_in_repository"] = ",".join(str(position) for position in stray[:20])
         return facts
@@ -154,7 +155,7 @@ class Deposit:
                 await self._tell(f"nothing can be put into the repository: {type(error).__name__}")
                 failures += 1
             if failures:
-                self._entries = None  # what it holds is no longer known
+                self._is_known = False
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S)) - 1])
             else:
                 # Looked at again soon, whatever happens: the role may have a newer epoch by then.
@@ -163,10 +164,10 @@ class Deposit:
                 await self._source.wait_newer(str(have.position) if have else "", wait_s)
 
     async def _step(self) -> None:
-        if self._entries is None:
+        if not self._is_known:
             await self._look_up()
         epoch, newest = self._source.epoch, self._source.manifest
-        head = catalog.head_of(self._entries or [])
+        head = catalog.head_of(self._entries)
         if (head is None or head.epoch < epoch) and self._source.base is not None:
             # At once, also when there is nothing new: it tells everybody that older epochs are over.
             await self._say(self._source.base, 0)
@@ -195,7 +196,7 @@ class Deposit:
             event(_LOG, "makes the repository", location=self._restic.location)
             await self._restic.create()
             listing = []
-        self._entries, self._looked_s = catalog.read(listing), time.monotonic()
+        self._entries, self._is_known, self._looked_s = catalog.read(listing), True, time.monotonic()
         head = catalog.head_of(self._entries)
         if head is not None and head.epoch > self._source.epoch:
             raise DeposedError(
@@ -204,7 +205,7 @@ class Deposit:
 
     def _has(self, manifest: Manifest) -> bool:
         digest = self._digest(manifest)
-        return catalog.generation_of(self._entries or [], manifest.position, digest) is not None
+        return catalog.generation_of(self._entries, manifest.position, digest) is not None
 
     def _digest(self, manifest: Manifest) -> str:
         known = self._known
@@ -271,7 +272,7 @@ class Deposit:
         made = Entry(
             **{field: getattr(entry, field) for field in Entry.__slots__} | {"snapshot": snapshot, "written": written}
         )
-        self._entries = [*(self._entries or []), made]
+        self._entries = [*self._entries, made]
 
     # -- keeping it tidy -------------------------------------------------------------------------------------------
 
@@ -299,16 +300,16 @@ class Deposit:
         """Forgets and prunes now and then. A lock in the way is for the next time: nothing depends on it."""
         if time.monotonic() < self._tidy_s:
             return
-        doomed = catalog.forgettable(self._entries or [], self._source.epoch, self._restic.repository.keep)
+        doomed = catalog.forgettable(self._entries, self._source.epoch, self._restic.repository.keep)
         prune = await run_blocking(self._is_prune_due)
         if len(doomed) < _FORGET_AT and not prune:
             return
         try:
             await self._look_up()
-            doomed = catalog.forgettable(self._entries or [], self._source.epoch, self._restic.repository.keep)
+            doomed = catalog.forgettable(self._entries, self._source.epoch, self._restic.repository.keep)
             if doomed:
                 await self._writing(self._restic.forget, doomed)
-                self._entries = [entry for entry in self._entries or [] if entry.snapshot not in doomed]
+                self._entries = [entry for entry in self._entries if entry.snapshot not in doomed]
             if prune:
                 await self._writing(self._restic.prune)
                 await run_blocking(self._pruned)
