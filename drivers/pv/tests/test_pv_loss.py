@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from graf_driver_pv.testing import SiteUnderTest, digest_of
+from graf_driver_pv.testing import SiteUnderTest, digest_of, two_sites
+from graf_driver_pv.testing_restic import make_repository
 from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.testing import eventually
 from graf_driver_sdk.types import EnsureRole, Health, ResyncStrategy, Role, Status, Verdict
@@ -76,6 +77,18 @@ async def test_a_lost_volume_is_dead_and_never_opened_empty(sites: Pair, empty: 
     assert not east.current.exists()
     await west.ensure(Role.ACTIVE, 2)
     assert digest_of(west.current) == had
+
+
+async def test_a_lost_volume_is_not_made_anew_by_what_puts_it_into_a_repository(tmp_path: Path) -> None:
+    async with two_sites(tmp_path, repository=make_repository(tmp_path / "shared"), rpoSeconds=30) as (east, west):
+        had = await serve(east, west)
+        lose(east, empty=False)
+        await eventually("the loss to be told", lambda: dead(east), 30, 0.05)
+        log = east.folder / "driver.log"
+        await eventually("restic to be asked", lambda: "the repository lacks generations" in log.read_text(), 60, 0.1)
+        assert not east.volume.exists()
+        await west.ensure(Role.ACTIVE, 2)
+        assert digest_of(west.current) == had
 
 
 async def test_a_volume_that_was_lost_comes_back_with_a_whole_copy(sites: Pair) -> None:

@@ -200,6 +200,12 @@ async def test_a_standby_of_a_newer_epoch_takes_nothing_of_an_older_one(pair: Pa
 async def test_a_planned_move_loses_nothing_and_the_way_back_is_clean(pair: Pair) -> None:
     east, west = pair
     await follow(east, west)
+    await east.stop()
+    await east.start()
+    await east.ensure(Role.ACTIVE, 1)
+    await quiesce(east, 1)  # there is nothing to put there: it is there already
+    assert east.client is not None
+    await east.client.unquiesce(east.spec, 1)
     (east.current / "last").write_text("just before the move")
     position = await quiesce(east, 1)
     assert any(entry.kind == catalog.GENERATION and str(entry.position) == position for entry in entries(east))
@@ -245,7 +251,10 @@ async def test_a_snapshot_that_lacks_a_file_is_never_opened_and_an_older_complet
     east, west = pair
     await east.ensure(Role.ACTIVE, 1)
     fill(east.current, "one")
-    await eventually("a generation in the repository", has_generation(east), 60, 0.1)
+    await east.wait_generation_with(east.current)
+    newest = east.generations[-1]
+    there = lambda: newest in {str(e.position) for e in entries(east) if e.kind == catalog.GENERATION}  # noqa: E731
+    await eventually("the generation in the repository", there, 60, 0.1)
     await east.stop()
     good = max(entries(east), key=lambda entry: entry.position)
     # As a site with a failing disk would leave it: the newest by its tags, and without one of its files.

@@ -144,6 +144,8 @@ class Deposit:
                 await self._step()
                 failures = 0
                 await self._tell("")
+                async with self._delivered:
+                    self._delivered.notify_all()
             except NoRepositoryError as error:
                 await self._tell(str(error))
                 failures += 1
@@ -264,8 +266,6 @@ class Deposit:
         self.uploads += 1
         self.last_upload_s = time.monotonic() - begun_s
         self._on_change()
-        async with self._delivered:
-            self._delivered.notify_all()
 
     def _note(self, entry: Entry, snapshot: str) -> None:
         written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -329,7 +329,7 @@ class Deposit:
 
     def _pruned(self) -> None:
         done: Path = self._restic.folder / "pruned"
-        done.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        done.parent.mkdir(mode=0o700, exist_ok=True)
         done.touch()
 
     async def _tell(self, problem: str) -> None:
