@@ -147,6 +147,8 @@ class Active:
     async def complete_until(self) -> int:
         """A time on the wall clock, ms: whatever was written before it is in the newest generation; 0 when unknown."""
         asked_ms = time.time_ns() // 1_000_000
+        if not await run_blocking(self._store.layout.tree.is_dir):
+            return 0  # nobody hears what is written into a lost volume
         await self.pending()  # what was written before this call has been heard of
         known = self._known
         behind_s = self.behind_s(str(known.position), known.begun_wall_ms) if known is not None else -1.0

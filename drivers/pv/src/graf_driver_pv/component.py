@@ -79,6 +79,9 @@ class Component:
         self.quiescing: asyncio.Task[Manifest] | None = None
         self._file = RecordFile(self.layout.record)
         self._mark = Mark.of(state_dir, key.group, key.component)
+        # Not in the volume: restic would make a lost one anew, for its cache.
+        name = f"{key.group}_{key.component}.restic"
+        self._restic_folder = state_dir / name if state_dir is not None else self.layout.restic
         self._replaced = False  # this volume is not the one that was served here
         self._opened = False
         self._lock = asyncio.Lock()
@@ -222,7 +225,7 @@ class Component:
         return Deposit(restic, self.layout, self._shared_name, self.key.site, active, self.on_change)
 
     def _restic(self, own: Repository, location: str) -> Restic:
-        return Restic(own, location, self.layout.restic, self.parameters.bandwidth_kib)
+        return Restic(own, location, self._restic_folder, self.parameters.bandwidth_kib)
 
     @property
     def _shared_name(self) -> str:

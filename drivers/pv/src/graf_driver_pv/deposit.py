@@ -329,7 +329,7 @@ class Deposit:
 
     def _pruned(self) -> None:
         done: Path = self._restic.folder / "pruned"
-        done.parent.mkdir(mode=0o700, exist_ok=True)
+        done.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         done.touch()
 
     async def _tell(self, problem: str) -> None:

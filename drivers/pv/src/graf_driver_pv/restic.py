@@ -133,7 +133,7 @@ class Restic:
             raise RepositoryError(f"restic backup: no answer within {_SHORT_S:g} s") from error
 
     def _write_mark(self) -> None:
-        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.folder / _MARK
         if not path.exists():
             path.write_text("see the tags\n")
@@ -179,7 +179,7 @@ class Restic:
         except FileNotFoundError:
             known = set()
         if here not in known:
-            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(path, "\n".join(sorted(known | {here})).encode())
         return known
 
@@ -200,8 +200,6 @@ class Restic:
         folder: Path | None = None,
         may_lack: bool = False,
     ) -> bytes:
-        if not await run_blocking(self.folder.parent.is_dir):
-            raise RepositoryError(f"{self.folder.parent} is gone")  # restic would make it anew, for its cache
         command = ["restic", "--cache-dir", str(self.folder / "cache")]
         if self.repository.ca_file is not None:
             command += ["--cacert", str(self.repository.ca_file)]
