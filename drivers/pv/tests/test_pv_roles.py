@@ -1,10 +1,12 @@
 """Volumes follow the active site: real processes, real rsync, real TLS."""
 
+import time
 from pathlib import Path
 
 import pytest
 from graf_driver_pv import small
-from graf_driver_pv.testing import SiteUnderTest, digest_of
+from graf_driver_pv.manifest import Manifest
+from graf_driver_pv.testing import SiteUnderTest, digest_of, two_sites
 from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.testing import eventually
 from graf_driver_sdk.types import Assessment, ResyncStrategy, Role, Verdict
@@ -313,3 +315,25 @@ async def test_large_and_small_files_both_come_whole(sites: Pair) -> None:
     (east.current / "large").write_bytes(b"l" * (small.FILE_BYTES + 1))
     (east.current / "empty").write_bytes(b"")
     await west.wait_generation_with(east.current)
+
+
+async def test_a_scheduled_comparison_that_finds_nothing_new_says_that_nothing_is_missing(tmp_path: Path) -> None:
+    async with two_sites(tmp_path, mode="Scheduled", intervalSeconds=0.1, rpoSeconds=60) as (east, west):
+        await follow(east, west)
+        fill(east.current, "one", 3)
+        await west.wait_generation_with(east.current)
+        made = Manifest.decode((east.volume / "generations" / east.generations[-1] / "manifest.json").read_bytes())
+        before = int((await east.status()).facts["full_scans"])
+
+        async def compared() -> bool:
+            return int((await east.status()).facts["full_scans"]) >= before + 10
+
+        await eventually("ten comparisons", compared, 60, 0.1)
+        age_s = time.time() - made.begun_wall_ms / 1e3
+        told_s = float((await east.status()).facts["pending_change_seconds"])
+        assert 0 <= told_s < age_s - 0.5, "ten comparisons ago is no age of what may be missing"
+
+        async def same() -> bool:
+            return 0 <= (await west.status()).lag_seconds < time.time() - made.begun_wall_ms / 1e3 - 0.5
+
+        await eventually("west to say so", same, 60, 0.1)

@@ -55,6 +55,7 @@ class Active:
         self._sealing_since_ns = 0
         self._known: Manifest | None = None
         self._base: Manifest | None = None
+        self._compared_wall_ms = 0  # when the newest comparison began that found nothing new
         self.watcher: Watcher | None = None
         self.outlet = outlet(self)
         self.outlet.allowed = dict(peers)
@@ -142,6 +143,8 @@ class Active:
         if have == str(known.position) and self.watcher is not None and not self.watcher.problem:
             since = [at for at in (self.watcher.since_ns, self._sealing_since_ns) if at]
             return (now_ns - min(since)) / 1e9 if since else 0.0
+        if have == str(known.position):
+            begun_wall_ms = max(begun_wall_ms, self._compared_wall_ms)
         return max(time.time_ns() / 1e9 - begun_wall_ms / 1e3, 0.0)
 
     async def complete_until(self) -> int:
@@ -263,7 +266,7 @@ class Active:
         async with self._sealing:
             self._dirty.clear()
             self._last_begun_s = self._loop.time()
-            begun_ns = time.monotonic_ns()
+            begun_ns, begun_wall_ms = time.monotonic_ns(), time.time_ns() // 1_000_000
             watcher = self.watcher
             if not await run_blocking(self._store.layout.tree.is_dir):
                 raise StoreError(f"{self._store.layout.tree} is gone: nothing is made of what is not there")
@@ -285,6 +288,8 @@ class Active:
                 self._sealing_since_ns = 0
             self.full_scans += changes.everything
             if made is None:
+                if changes.everything:
+                    self._compared_wall_ms = begun_wall_ms
                 return
             self._known = made
             self.seals += 1

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -269,10 +270,7 @@ class Deposit:
 
     def _note(self, entry: Entry, snapshot: str) -> None:
         written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        made = Entry(
-            **{field: getattr(entry, field) for field in Entry.__slots__} | {"snapshot": snapshot, "written": written}
-        )
-        self._entries = [*self._entries, made]
+        self._entries = [*self._entries, replace(entry, snapshot=snapshot, written=written)]
 
     # -- keeping it tidy -------------------------------------------------------------------------------------------
 
