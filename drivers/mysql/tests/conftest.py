@@ -104,6 +104,7 @@ class Site:
         credentials: Path,
         engine: str = "mariadb",
         scope: dict[str, Any] | None = None,
+        copy_port: int | None = None,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -123,6 +124,7 @@ class Site:
             "application": {"database": "app", "user": "app"},
             "engine": engine,
             **({} if scope is None else {"scope": scope}),
+            **({} if copy_port is None else {"copyPort": float(copy_port)}),
         }
         self.spec = Spec(ComponentKey("vcu-db", "db", name), self.parameters)
         self.driver = MysqlDriver()
@@ -348,10 +350,10 @@ async def two_sites(
 ) -> AsyncIterator[Lab]:
     made, credentials = template
     sockets = Path(tempfile.mkdtemp(prefix="graf-mysql-", dir="/tmp"))
-    ports = free_ports(2)
+    ports = free_ports(4)
     sites = [
-        Site(name, number, port, base, sockets, credentials, engine, scope)
-        for (name, number), port in zip((("east", 20), ("west", 30)), ports, strict=True)
+        Site(name, number, port, base, sockets, credentials, engine, scope, copy_port)
+        for (name, number), port, copy_port in zip((("east", 20), ("west", 30)), ports[:2], ports[2:], strict=True)
     ]
     for site in sites:
         shutil.copytree(made, site.root)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from graf_driver_mysql.engines import engine
+from graf_driver_mysql.methods import Method, Offer, choose
 from graf_driver_mysql.parameters import Endpoint
 from graf_driver_mysql.programs import BootstrapError
 from graf_driver_mysql.scope import Scope
-from graf_driver_mysql.seed import Offer, Seed, choose, no_copy
+from graf_driver_mysql.seed import Seed, unusable
 from graf_driver_sdk.errors import PreconditionError
 from graf_driver_sdk.types import ResyncStrategy, Role
 
@@ -22,22 +23,51 @@ certificates = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(certificates)
 
 
+BACKUP, CLONE, DUMP, LOG = Method.BACKUP, Method.CLONE, Method.DUMP, Method.LOG
+MARIADB = "10.11.19-MariaDB-log"
+GIB = 1024 * MIB
+
+
 @pytest.mark.parametrize(
-    ("offer", "can_copy", "failed", "copies", "told"),
+    ("product", "asked", "offer", "cannot", "method", "told"),
     [
-        (Offer("9.7.0", 64 * MIB, True), "", "", False, "at most 64 MiB"),
-        (Offer("9.7.0", 65 * MIB, True), "", "", True, "clone: the active's log has 65.0 MiB"),
-        (Offer("9.7.0", MIB, False), "", "", True, "without its beginning"),
-        (Offer("9.7.1", 65 * MIB, True), "", "", False, "which must be the same for a copy"),
-        (Offer("9.7.0", 65 * MIB, True), "no program", "", False, "whole log: no program"),
-        (Offer("9.7.0", 65 * MIB, True), "", "the copy failed: x", False, "whole log: the copy failed: x"),
+        ("mysql", "auto", Offer("9.7.0", 64 * MIB, True), {}, LOG, "at most 64 MiB"),
+        ("mysql", "auto", Offer("9.7.0", 65 * MIB, True), {}, CLONE, "clone: the active's log has 65.0 MiB"),
+        ("mysql", "auto", Offer("9.7.0", MIB, False), {}, CLONE, "without its beginning"),
+        ("mysql", "auto", Offer("9.7.1", 65 * MIB, True, GIB * 9), {}, DUMP, "which must be the same for a clone"),
+        ("mysql", "auto", Offer("9.7.1", 65 * MIB, True), {DUMP: "no program"}, LOG, "no dump: no program"),
+        ("mysql", "auto", Offer("9.7.1", MIB, False), {DUMP: "no program"}, None, "no whole log: the active's log is"),
+        ("mysql", "backup", Offer("9.7.0", MIB, True), {}, None, "backup is not mysql's"),
+        ("mariadb", "auto", Offer(MARIADB, MIB, True), {}, LOG, "at most 64 MiB"),
+        ("mariadb", "auto", Offer(MARIADB, 65 * MIB, True), {}, BACKUP, "backup: the active's log has 65.0 MiB"),
+        ("mariadb", "auto", Offer("10.11.4-MariaDB", 65 * MIB, True), {}, BACKUP, "backup: "),
+        ("mariadb", "auto", Offer("11.8.2-MariaDB", MIB, False, GIB * 9), {}, DUMP, "first two numbers equal"),
+        ("mariadb", "auto", Offer(MARIADB, MIB, False, GIB), {BACKUP: "mbstream is not"}, DUMP, "no backup: mbstream"),
+        ("mariadb", "auto", Offer(MARIADB, MIB, False, GIB + 1), {BACKUP: "x"}, None, "set bootstrap: dump"),
+        ("mariadb", "auto", Offer(MARIADB, GIB, True, GIB + 1), {BACKUP: "x"}, LOG, "whole log: no backup: x"),
+        ("mariadb", "auto", Offer(MARIADB, GIB, True, GIB, refuses={BACKUP: "y"}), {}, DUMP, "no backup: y"),
+        ("mariadb", "dump", Offer(MARIADB, GIB, True, 9 * GIB), {}, DUMP, "asked for"),
+        ("mariadb", "log", Offer(MARIADB, GIB, True), {}, LOG, "asked for"),
+        ("mariadb", "log", Offer(MARIADB, 1, False), {}, None, "impossible: the active's log is without its beginning"),
+        ("mariadb", "backup", Offer(MARIADB, 1, True), {}, BACKUP, "asked for"),
+        (
+            "mariadb",
+            "backup",
+            Offer(MARIADB, 1, True),
+            {BACKUP: "mbstream is not"},
+            None,
+            "impossible: mbstream",
+        ),
+        ("mariadb", "backup", Offer(MARIADB, 1, True, refuses={BACKUP: "east"}), {}, None, "impossible: east"),
+        ("mariadb", "backup", Offer(MARIADB, 1, True, written=False), {}, LOG, "nothing was written"),
     ],
 )
 def test_the_method_is_chosen_by_size_and_version(
-    offer: Offer, can_copy: str, failed: str, copies: bool, told: str
+    product: str, asked: str, offer: Offer, cannot: dict[Method, str], method: Method | None, told: str
 ) -> None:
-    choice = choose(offer, "9.7.0", can_copy=can_copy, above_mib=64, failed=failed)
-    assert choice.copy is copies
+    own = "9.7.0" if product == "mysql" else MARIADB
+    choice = choose(offer, own, product=product, asked=asked, cannot=cannot, above_mib=64)
+    assert choice.method is method
     assert told in choice.why
 
 
@@ -47,17 +77,13 @@ async def test_a_part_of_a_server_is_never_copied(known: str) -> None:
     scoped = SimpleNamespace(
         engine=engine(known), parameters=SimpleNamespace(scope=Scope(databases=("app",))), on_death=[]
     )
-    why = no_copy(scoped)
-    assert "a part is in scope" in why
-    assert not choose(Offer("9.7.0", 65 * MIB, False), "9.7.0", can_copy=why, above_mib=64, failed="").copy
-    with pytest.raises(BootstrapError, match="a part is in scope"):
-        await Seed(scoped)._copy(Endpoint("west", "127.0.0.1", 1))
-
-
-async def test_mariadb_tells_why_it_replays_the_whole_log(lab: Any) -> None:
-    lab.west.parameters["copyAboveMiB"] = 0.0
-    await lab.up()
-    assert "whole log: a copy by mariadb-backup is not built" in (await lab.west.status()).facts["bootstrap"]
+    cannot = unusable(scoped)
+    for method in (BACKUP, CLONE, DUMP):
+        assert "a part is in scope" in cannot[method]
+        with pytest.raises(BootstrapError, match="a part is in scope"):
+            await Seed(scoped)._copy(Endpoint("west", "127.0.0.1", 1), method)
+    offer = Offer("9.7.0", 65 * MIB, False)
+    assert choose(offer, "9.7.0", product=known, asked="auto", cannot=cannot, above_mib=64).method is None
 
 
 @pytest.mark.mysql_long
@@ -84,7 +110,7 @@ async def test_mysql_is_cloned_where_the_log_has_no_beginning_and_an_interrupted
 
     async def begun() -> bool:
         copying[:] = [(await lab.west.once(Role.STANDBY, 1)).message]
-        return "is being copied" in copying[0] or (lab.west.root / "data.clone").exists()
+        return "is being copied" in copying[0] or "is being started" in copying[0]
 
     await lab.until("the copy to begin", begun, 30)
     await lab.west.restart_driver()

@@ -31,10 +31,8 @@ def ensure_data(parameters: Parameters, layout: Layout) -> bool:
     if layout.data.exists():
         _refuse_other_scope(parameters, layout)
         return False
-    _ensure_template(parameters, layout)
     fresh = layout.root / "data.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(layout.template, fresh)
+    copy_template(parameters, layout, fresh)
     sync_tree(fresh)
     if parameters.scope is None:
         layout.scope.unlink(missing_ok=True)
@@ -43,6 +41,13 @@ def ensure_data(parameters: Parameters, layout: Layout) -> bool:
     fresh.replace(layout.data)
     sync(layout.root)
     return True
+
+
+def copy_template(parameters: Parameters, layout: Layout, target: Path) -> None:
+    """An empty database in a folder of its own. Blocking; raises BootstrapError."""
+    _ensure_template(parameters, layout)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(layout.template, target)
 
 
 def _refuse_other_scope(parameters: Parameters, layout: Layout) -> None:

@@ -24,16 +24,19 @@ from graf_driver_sdk.types import (
     Readiness,
     Resynced,
     ResyncStrategy,
+    Role,
     Spec,
     Status,
 )
 
 from graf_driver_mysql import status as render
-from graf_driver_mysql import tls
+from graf_driver_mysql import tls, tools
 from graf_driver_mysql.backend import Mode
 from graf_driver_mysql.component import Component
+from graf_driver_mysql.copies import Copies
 from graf_driver_mysql.engines import ENGINES, engine
 from graf_driver_mysql.history import History
+from graf_driver_mysql.methods import Method
 from graf_driver_mysql.observe import positions
 from graf_driver_mysql.parameters import Parameters, parse, peer_conflicts, peer_endpoint
 from graf_driver_mysql.programs import BootstrapError, MissingProgramError, program
@@ -56,9 +59,11 @@ class _Managed:
         self.resync = Resync(self.component)
         self.watch = Watch(self.component, lambda: driver.notify(key))
         self.rotation = Rotation(self.component)
+        self.copies = Copies(self.component.backend)
         self.component.backend.credentials.learned.append(driver.protect)
         self.watch.start()
         self.rotation.start()
+        self.copies.start()
 
 
 class MysqlDriver(Driver):
@@ -92,6 +97,11 @@ class MysqlDriver(Driver):
             return [*error.problems, *problems]
         if missing := _missing(own.engine):
             problems.append(FieldProblem("engine", missing, "use an image with it, or another engine"))
+        if own.bootstrap in (Method.BACKUP, Method.DUMP):
+            for serving in (False, True):  # either side of it may be this site's
+                if why := tools.missing(own.engine, Method(own.bootstrap), serving=serving):
+                    problems.append(FieldProblem("bootstrap", why, "use an image with it, or bootstrap: auto"))
+                    break
         if own.tls is not None:
             problems.extend(await asyncio.to_thread(tls.problems, own.tls, own.replication_address))
         problems.extend(peer_conflicts(own, {peer.site: peer.parameters for peer in peers}))
@@ -99,11 +109,16 @@ class MysqlDriver(Driver):
 
     async def ensure_role(self, request: EnsureRole) -> Progress:
         """Begins or continues giving the server its role."""
-        return await _told(self._of(request.spec).component.ensure_role(request))
+        managed = self._of(request.spec)
+        if request.role is not Role.ACTIVE:
+            await managed.copies.give_way(f"{managed.key.site} is to be {request.role.name}")
+        return await _told(managed.component.ensure_role(request))
 
     async def quiesce(self, spec: Spec, epoch: int) -> Quiesced:
         """Stops accepting writes and gives the final position."""
-        position = await _told(self._of(spec).component.active.quiesce())
+        managed = self._of(spec)
+        await managed.copies.give_way(f"{managed.key.site} is quiesced")
+        position = await _told(managed.component.active.quiesce())
         return Quiesced(Progress.done(), position)
 
     async def unquiesce(self, spec: Spec, epoch: int) -> Progress:
@@ -145,7 +160,7 @@ class MysqlDriver(Driver):
         peers = [peer.site for peer in component.peers]
         now_s = asyncio.get_running_loop().time()
         scope = backend.parameters.scope
-        told = {**component.seed.facts, **managed.rotation.facts}
+        told = {**component.seed.facts, **managed.rotation.facts, **managed.copies.facts}
         return render.running(
             backend.engine,
             backend.mode,
@@ -170,6 +185,7 @@ class MysqlDriver(Driver):
         if self._managed is not None:
             await self._managed.watch.stop()
             await self._managed.rotation.stop()
+            await self._managed.copies.stop()
             await self._managed.resync.close()
             await self._managed.component.close()
 

@@ -49,7 +49,6 @@ class Engine(ABC):
     source_word: ClassVar[str]  # "Master" or "Source": so columns, counters and variables call the one that is followed
     replica_word: ClassVar[str]
     received_column: ClassVar[str]
-    no_copy: ClassVar[str] = ""  # why a site is not bootstrapped by a physical copy
     reload_tls: ClassVar[str]  # reads the certificates anew; never in the binary log
     applies_while_changing: ClassVar[bool]  # replication gets another password while the applier runs
     acknowledged_counter: ClassVar[str]
@@ -242,7 +241,7 @@ class Engine(ABC):
 
     def copy_from(self, source: Endpoint, password: str, tls: TlsFiles | None, target: Path) -> tuple[str, ...]:
         """The statements by which this server copies another one into a folder."""
-        raise NotImplementedError(self.no_copy)
+        raise NotImplementedError(f"{self.product} does not clone")
 
     @abstractmethod
     def read_account(self, user: str) -> str:

@@ -19,6 +19,7 @@ from graf_driver_mysql.values import Account
 
 if TYPE_CHECKING:
     from graf_driver_mysql.layout import Layout
+    from graf_driver_mysql.sql import Session
 
 # What the safety of the driver rests on. Each line has a test or a measured fact in docs/reference/drivers/mysql.md.
 _SAFETY = """\
@@ -87,7 +88,6 @@ class MariaDB(Engine):
     source_word = "Master"
     replica_word = "Slave"
     received_column = "Gtid_IO_Pos"
-    no_copy = "a copy by mariadb-backup is not built: it must be run beside the active, and sent from there"
     reload_tls = "FLUSH LOCAL SSL"
     applies_while_changing = False
     acknowledged_counter = "get_ack"
@@ -123,6 +123,14 @@ class MariaDB(Engine):
     def start_following_with(self, password: str) -> tuple[str, ...]:
         """A start with both threads stopped discards the relay log, with this or without."""
         return (f"CHANGE MASTER TO MASTER_PASSWORD={quoted(password)}", self.start_following)
+
+    async def log_complete(self, session: Session) -> bool:
+        """The first file that is still there begins with what was before it: nothing, where it is the first of all."""
+        files = await session.rows("SHOW BINARY LOGS")
+        if not files:
+            return False
+        events = await session.rows(f"SHOW BINLOG EVENTS IN {quoted(files[0]['Log_name'])} LIMIT 3")
+        return any(event["Event_type"] == "Gtid_list" and event["Info"] == "[]" for event in events)
 
     def read_account(self, user: str) -> str:
         """``SHOW CREATE USER`` would have to be parsed."""

@@ -12,6 +12,7 @@ from typing import Any
 from graf_driver_sdk.errors import InvalidParametersError
 from graf_driver_sdk.types import FieldProblem
 
+from graf_driver_mysql import methods
 from graf_driver_mysql import scope as scopes
 from graf_driver_mysql.scope import Scope
 from graf_driver_mysql.tls import DEFAULT_DIR, TlsFiles
@@ -23,11 +24,12 @@ REPLICATION_USER = "graf_repl"
 HEARTBEAT_S = 0.1  # the source's sign of life on an idle connection; it is also how it notices a dead standby
 ENGINE_NAMES = ("mariadb", "mysql")
 SOCKET_NAME = "mariadb.sock"
+COPY_PORT_OFFSET = 10000
 
 KNOWN = {
     "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
     "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
-    "scope", "tls", "applicationGraceS", "copyAboveMiB",
+    "scope", "tls", "applicationGraceS", "copyAboveMiB", "bootstrap", "copyPort",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
@@ -53,6 +55,8 @@ class Parameters:
     scope: Scope | None = None  # None: the whole server
     tls: TlsFiles | None = None  # None: in the clear
     copy_above_mib: int = 64  # a longer log is not replayed from its beginning where a copy can be made
+    bootstrap: str = methods.AUTO  # or the name of a method (methods.py)
+    copy_port: int = 13306  # where the driver of another site gets a copy from
     application_grace_s: int = 3600  # the application's old password is accepted for so long
 
     @property
@@ -93,6 +97,12 @@ class Endpoint:
     site: str
     host: str
     port: int
+    copy_port: int = 0
+
+
+def default_copy_port(port: int) -> int:
+    """Far from the server's own: the next number is often another server's."""
+    return port + COPY_PORT_OFFSET if port + COPY_PORT_OFFSET <= 65535 else port - COPY_PORT_OFFSET
 
 
 class _Reader:
@@ -152,6 +162,7 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
     socket_dir = reader.path("socketDir", DEFAULT_SOCKET_DIR)
     if len(str(socket_dir / SOCKET_NAME)) > 100:
         reader.problem("socketDir", "is too long for a unix socket", "choose a path of at most 80 characters")
+    port = reader.integer("port", 1, 65535, 3306)
     init_sql = reader.path("initSql", "/") if "initSql" in raw else None
     if init_sql is not None and not init_sql.is_file():
         reader.problem("initSql", f"{init_sql} is not a file here", "mount the file into the driver's container")
@@ -159,7 +170,7 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
         replication_address=reader.address("replicationAddress"),
         server_id=reader.integer("serverId", 1, 2**32 - 1),
         gtid_domain_id=reader.integer("gtidDomainId", 1, 2**32 - 1),
-        port=reader.integer("port", 1, 65535, 3306),
+        port=port,
         bind_address=reader.address("bindAddress", "0.0.0.0"),  # noqa: S104
         data_dir=reader.path("dataDir", DEFAULT_DATA_DIR),
         socket_dir=socket_dir,
@@ -173,9 +184,12 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
         scope=scopes.read(raw.get("scope"), reader.problem),
         tls=_tls(reader),
         copy_above_mib=reader.integer("copyAboveMiB", 0, 1 << 30, 64),
+        bootstrap=reader.choice("bootstrap", methods.NAMES),
+        copy_port=reader.integer("copyPort", 1, 65535, default_copy_port(port)),
         application_grace_s=reader.integer("applicationGraceS", 0, 30 * 86400, 3600),
     )
     _check_scope(reader, parameters)
+    _check_bootstrap(reader, parameters)
     _check_secrets(reader, parameters)
     if reader.problems:
         raise InvalidParametersError(tuple(reader.problems))
@@ -220,6 +234,18 @@ def _check_scope(reader: _Reader, parameters: Parameters) -> None:
         )
 
 
+def _check_bootstrap(reader: _Reader, parameters: Parameters) -> None:
+    asked, engine = parameters.bootstrap, parameters.engine
+    if parameters.copy_port == parameters.port:
+        reader.problem("copyPort", f"{parameters.port} is the server's own port", "choose another one")
+    if asked in (methods.AUTO, methods.Method.LOG):
+        return
+    if asked in methods.PHYSICAL.values() and asked != methods.PHYSICAL[engine]:
+        reader.problem("bootstrap", f"{engine} has no {asked}", f"use {methods.PHYSICAL[engine]}, dump, log or auto")
+    elif parameters.scope is not None:
+        reader.problem("bootstrap", f"{asked} replaces the whole server, of which a part is in scope", "leave it out")
+
+
 def _tls(reader: _Reader) -> TlsFiles | None:
     """Where the files are. Validate looks into them; a server is fenced and activated whatever is in them."""
     raw = reader.raw.get("tls")
@@ -255,11 +281,12 @@ def peer_endpoint(site: str, raw: Mapping[str, Any]) -> Endpoint:
     reader = _Reader(raw)
     host = reader.address("replicationAddress")
     port = reader.integer("port", 1, 65535, 3306)
+    copy_port = reader.integer("copyPort", 1, 65535, default_copy_port(port))
     if reader.problems:
         raise InvalidParametersError(
             tuple(FieldProblem(f"peers[{site}].{p.field}", p.cause, p.fix) for p in reader.problems)
         )
-    return Endpoint(site, host, port)
+    return Endpoint(site, host, port, copy_port)
 
 
 def peer_conflicts(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> tuple[FieldProblem, ...]:

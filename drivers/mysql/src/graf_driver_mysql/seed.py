@@ -1,4 +1,4 @@
-"""How an empty site gets the active's data: by replaying the active's whole log, or by a physical copy of it first.
+"""How an empty site gets the active's data: by replaying the active's whole log, or by a copy of the data first.
 
 A copy is made beside the data directory and takes its place when it is whole. Until this site has followed the active
 from there on, the record says that it may lack acknowledged writes: nothing promotes a half or an old copy.
@@ -16,56 +16,40 @@ from pathlib import Path
 from graf_driver_sdk import logs
 from graf_driver_sdk.blocking import run_blocking
 
+from graf_driver_mysql import channel, methods, tools
 from graf_driver_mysql.backend import Backend, Mode
 from graf_driver_mysql.bootstrap import sync_tree
+from graf_driver_mysql.channel import ChannelError
+from graf_driver_mysql.methods import Choice, Method, Offer
 from graf_driver_mysql.observe import positions
 from graf_driver_mysql.parameters import Endpoint
-from graf_driver_mysql.programs import BootstrapError
+from graf_driver_mysql.programs import BootstrapError, MissingProgramError
 from graf_driver_mysql.record import DataRole
-from graf_driver_mysql.sql import SqlError
+from graf_driver_mysql.restore import restore
+from graf_driver_mysql.sql import Session, SqlError
 
 log = logging.getLogger("graf.driver.mysql")
 
 _COPY_TIMEOUT_S = 12 * 3600.0
 _WAIT_S = 0.5  # how long one call waits for a copy
+_OFFER_TIMEOUT_S = 10.0
+_PATIENCE = 3  # after so many failures another method is taken, where none was asked for
+_PAUSE_S = 2.0  # between two tries
+_COPIES = (Method.CLONE, Method.BACKUP, Method.DUMP)
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What the active has, and what it runs."""
-
-    version: str
-    log_bytes: int
-    log_complete: bool  # from the first transaction on
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The method and why."""
-
-    copy: bool
+class _Failed:
+    times: int
     why: str
 
 
-def choose(offer: Offer, own_version: str, *, can_copy: str, above_mib: int, failed: str) -> Choice:
-    """The rule. ``can_copy`` is why this engine cannot copy, "" when it can; ``failed`` is why a copy just failed."""
-    size = f"the active's log has {offer.log_bytes / (1 << 20):.1f} MiB"
-    small = offer.log_bytes <= above_mib << 20
-    if offer.log_complete and small:
-        return Choice(False, f"whole log: {size}, at most {above_mib} MiB")
-    reason = can_copy or failed
-    if not reason and offer.version != own_version:
-        reason = f"the active runs {offer.version} and this site {own_version}, which must be the same for a copy"
-    if reason:
-        return Choice(False, f"whole log: {reason}; {size}")
-    return Choice(True, f"clone: {size}" + ("" if offer.log_complete else ", without its beginning"))
-
-
-def no_copy(backend: Backend) -> str:
-    """Why no copy can be made here, "" when one can."""
+def unusable(backend: Backend) -> dict[Method, str]:
+    """Why a method cannot be used at this site, for each that cannot."""
     if backend.parameters.scope is not None:
-        return "a copy replaces the whole server, of which a part is in scope"
-    return backend.engine.no_copy
+        return dict.fromkeys(_COPIES, "a copy replaces the whole server, of which a part is in scope")
+    found = {method: tools.missing(backend.engine.name, method, serving=False) for method in _COPIES}
+    return {method: why for method, why in found.items() if why}
 
 
 class Seed:
@@ -75,9 +59,11 @@ class Seed:
         self.backend = backend
         self.facts: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
-        self._failed = ""
+        self._method = Method.LOG
+        self._failed: dict[Method, _Failed] = {}
+        self._not_before = 0.0
+        self._doing = ""  # what the copy under way has come to
         self.swapping = False  # the copy takes its place: no server may be started
-        backend.on_death.append(self._died)
 
     @property
     def _fresh(self) -> Path:
@@ -89,6 +75,8 @@ class Seed:
         if self._task is None:
             if backend.mode is not Mode.IDLE or (await positions(backend.control))[2]:
                 return ""
+            if asyncio.get_running_loop().time() < self._not_before:
+                return self._last_failure()
             try:
                 choice = await self._choice(active)
             except SqlError:
@@ -96,19 +84,28 @@ class Seed:
             if self.facts.get("bootstrap") != choice.why:
                 logs.event(log, "bootstrap", site=backend.site, method=choice.why)
             self.facts["bootstrap"] = choice.why
-            if not choice.copy:
+            if choice.method is None:
+                self._failed.clear()  # what was given up is tried again
+                self._pause()
+                return choice.why
+            if choice.method is Method.LOG:
                 return ""
-            self._task = asyncio.create_task(self._copy(active))
+            self._method = choice.method
+            self._doing = "it begins"
+            self._task = asyncio.create_task(self._copy(active, choice.method))
         await asyncio.wait({self._task}, timeout=_WAIT_S)
         if not self._task.done():
-            return f"the data of {active.site} is being copied ({self.facts['bootstrap']})"
+            return f"the data of {active.site} is being copied ({self.facts['bootstrap']}): {self._doing}"
         task, self._task = self._task, None
         try:
             task.result()
-        except (SqlError, OSError, BootstrapError) as error:
-            self._failed = f"the copy failed: {error}"
+        except (SqlError, OSError, BootstrapError, MissingProgramError) as error:
+            before = self._failed.get(self._method)
+            self._failed[self._method] = _Failed(1 if before is None else before.times + 1, str(error))
+            self._pause()
             logs.event(log, "copy failed", logging.WARNING, site=backend.site, cause=str(error))
-            return self._failed
+            return self._last_failure()
+        self._failed.clear()
         return f"the copy of {active.site}'s data is being started"
 
     async def abandon(self) -> None:
@@ -119,25 +116,87 @@ class Seed:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
 
+    def _pause(self) -> None:
+        self._not_before = asyncio.get_running_loop().time() + _PAUSE_S
+
+    def _last_failure(self) -> str:
+        failed = self._failed.get(self._method)
+        return self.facts["bootstrap"] if failed is None else f"the copy failed: {failed.why}; it is made anew"
+
     async def _choice(self, active: Endpoint) -> Choice:
         backend = self.backend
+        parameters = backend.parameters
         own = str((await backend.control.row("SELECT VERSION() AS v"))["v"])
         session = await backend.remote_session(active)
         try:
-            version = str((await session.row("SELECT VERSION() AS v"))["v"])
-            files = await session.rows("SHOW BINARY LOGS")
-            complete = await backend.engine.log_complete(session)
+            offer = await self._asked_by_sql(session)
         finally:
             session.close()
-        offer = Offer(version, sum(int(one["File_size"]) for one in files), complete)
-        above = backend.parameters.copy_above_mib
-        return choose(offer, own, can_copy=no_copy(backend), above_mib=above, failed=self._failed)
+        cannot = await run_blocking(unusable, backend)
+        if parameters.bootstrap == methods.AUTO:
+            for method, failed in self._failed.items():
+                if failed.times >= _PATIENCE:
+                    cannot[method] = f"it failed {failed.times} times: {failed.why}"
+        if parameters.scope is None and methods.needs_offer(offer, parameters.bootstrap, parameters.copy_above_mib):
+            offer = await self._asked_of_the_driver(active, offer)
+        return methods.choose(
+            offer,
+            own,
+            product=backend.engine.name,
+            asked=parameters.bootstrap,
+            cannot=cannot,
+            above_mib=parameters.copy_above_mib,
+        )
 
-    async def _copy(self, active: Endpoint) -> None:
+    async def _asked_by_sql(self, session: Session) -> Offer:
+        version = str((await session.row("SELECT VERSION() AS v"))["v"])
+        _, _, applied = await positions(session)
+        files = await session.rows("SHOW BINARY LOGS")
+        complete = await self.backend.engine.log_complete(session)
+        return Offer(version, sum(int(one["File_size"]) for one in files), complete, written=bool(applied))
+
+    async def _asked_of_the_driver(self, active: Endpoint, offer: Offer) -> Offer:
+        """What can be served there; where its driver does not answer, nothing of what it would serve."""
+        try:
+            async with asyncio.timeout(_OFFER_TIMEOUT_S), channel.ask(self.backend, active, "offer") as incoming:
+                told = incoming.told
+            return replace(
+                offer,
+                data_bytes=int(told["data_bytes"]),
+                refuses={Method(method): str(why) for method, why in told["refuses"].items() if why},
+            )
+        except (ChannelError, TimeoutError) as error:
+            why = str(error) or f"the driver of {active.site} did not answer in time"
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"the answer of {active.site}'s driver cannot be understood: {error}"
+        return replace(offer, refuses={Method.BACKUP: why, Method.DUMP: why})
+
+    async def _copy(self, active: Endpoint, method: Method) -> None:
         backend = self.backend
-        if refused := no_copy(backend):
+        if refused := (await run_blocking(unusable, backend)).get(method):
             raise BootstrapError(refused)
         await run_blocking(shutil.rmtree, self._fresh, ignore_errors=True)
+        if method is Method.CLONE:
+            await self._clone(active)
+        else:
+            await restore(backend, active, method, self._fresh, self._tell)
+        self._doing = "it is being made durable"
+        await run_blocking(sync_tree, self._fresh)
+        # The record first: from here on this is data of the group, and it is behind.
+        await backend.save(replace(await backend.record(), role=DataRole.TRUNCATED))
+        self.swapping = True
+        try:
+            await backend.kill()
+            await run_blocking(_take, self._fresh, backend.server.layout.data)
+        finally:
+            self.swapping = False
+        logs.event(log, "copied", site=backend.site, source=active.site, method=str(method))
+
+    def _tell(self, doing: str) -> None:
+        self._doing = doing
+
+    async def _clone(self, active: Endpoint) -> None:
+        backend = self.backend
         password = await backend.credentials.for_channel()
         session = await backend.side_session("copy")
         number = int((await session.row("SELECT CONNECTION_ID() AS i"))["i"])
@@ -150,19 +209,6 @@ class Seed:
             raise
         finally:
             session.close()
-        await run_blocking(sync_tree, self._fresh)
-        # The record first: from here on this is data of the group, and it is behind.
-        await backend.save(replace(await backend.record(), role=DataRole.TRUNCATED))
-        self.swapping = True
-        try:
-            await backend.kill()
-            await run_blocking(_take, self._fresh, backend.server.layout.data)
-        finally:
-            self.swapping = False
-        logs.event(log, "copied", site=backend.site, source=active.site)
-
-    def _died(self, how: str) -> None:
-        self._failed = ""
 
 
 def _take(fresh: Path, data: Path) -> None:

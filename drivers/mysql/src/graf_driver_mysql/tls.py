@@ -60,6 +60,13 @@ def client_context(files: TlsFiles, *, check_name: bool = True) -> ssl.SSLContex
     return context
 
 
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """For connections to the driver: whoever connects shows a certificate of the group's authority. Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _load(context, files)
+    return context
+
+
 def problems(files: TlsFiles, address: str) -> tuple[FieldProblem, ...]:
     """Why the files cannot be used by this site at its replication address; empty when they can.
 
@@ -109,8 +116,7 @@ def _no_passphrase() -> str:
 
 
 def _shake_hands(files: TlsFiles, address: str) -> str:
-    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _load(server_side, files)
+    server_side = server_context(files)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context(files).wrap_bio(to_client, to_server, server_hostname=address)
     server = server_side.wrap_bio(to_server, to_client, server_side=True)
