@@ -26,6 +26,8 @@ rclone:rclone
 openssl:openssl
 mariadbd:mariadb-server-core
 mariadb:mariadb-client-core
+mariadb-backup:mariadb-backup
+mariadb-binlog:mariadb-client
 redis-server:redis-server
 /usr/share/doc/libseccomp-dev:libseccomp-dev
 /usr/share/doc/libnftables1:libnftables1

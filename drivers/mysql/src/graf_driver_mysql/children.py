@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -31,8 +32,9 @@ async def child(
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]  # else a pipe that was not read to its end stays open
 
 
 async def finished(process: asyncio.subprocess.Process, name: str, log: Path, timeout_s: float) -> None:

@@ -50,6 +50,7 @@ class Copies:
         self._loaded = ""  # what the port serves with: the digest of the certificate's files
         self._answering: set[asyncio.Task[None]] = set()
         self._copy: asyncio.Task[None] | None = None
+        self._to = ""  # the site that gets it
         backend.on_death.append(self._died)
 
     def start(self) -> None:
@@ -123,28 +124,38 @@ class Copies:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = await channel.read_line(reader, ASK_TIMEOUT_S)
-        want = asked.get("want")
+        want, site = str(asked.get("want")), str(asked.get("site"))
         refused = await self._refused(str(asked.get("token", "")))
         if not refused and want != OFFER:
-            refused = self._cannot(str(want))
+            if site == self._to:
+                await self.give_way(f"{site} asks anew")  # it does not receive the other one any more
+            refused = self._cannot(want)
         if refused:
             writer.write(channel.line({"error": refused}))
             await writer.drain()
-            return
-        if want == OFFER:
+        elif want == OFFER:
             writer.write(channel.line(await self._offer()))
             await writer.drain()
-            return
-        self._copy = asyncio.create_task(self._send(Method(str(want)), str(asked.get("site", "?")), writer))
+        else:
+            self._to = site
+            self._copy = asyncio.create_task(self._send(Method(want), site, writer))
+            await self._watch(reader, self._copy)
+
+    async def _watch(self, reader: asyncio.StreamReader, copy: asyncio.Task[None]) -> None:
+        """A copy ends with the connection: who receives says nothing more, and is gone when something comes."""
+        gone = asyncio.create_task(reader.read(1))
         try:
-            await self._copy
-        except asyncio.CancelledError:
-            if (current := asyncio.current_task()) is not None and current.cancelling():
-                self._copy.cancel()
-                await asyncio.gather(self._copy, return_exceptions=True)
-                raise
+            await asyncio.wait({gone, copy}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._copy = None
+            gone.cancel()
+            copy.cancel()
+            _, (ended,) = await asyncio.gather(
+                asyncio.gather(gone, return_exceptions=True), asyncio.gather(copy, return_exceptions=True)
+            )
+            if self._copy is copy:
+                self._copy, self._to = None, ""
+        if isinstance(ended, Exception):
+            raise ended
 
     async def _refused(self, token: str) -> str:
         """Why the one who shows this token gets nothing, "" when it is a driver of the group."""

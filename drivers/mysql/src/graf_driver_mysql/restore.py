@@ -22,7 +22,7 @@ from graf_driver_mysql.gtid import Position
 from graf_driver_mysql.methods import MIB, Method
 from graf_driver_mysql.parameters import Endpoint
 from graf_driver_mysql.programs import BootstrapError
-from graf_driver_mysql.sql import Session, SqlError
+from graf_driver_mysql.sql import Session
 
 PROGRAM_TIMEOUT_S = 12 * 3600.0
 _END_S = 60.0

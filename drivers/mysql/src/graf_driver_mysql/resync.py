@@ -197,6 +197,7 @@ class Resync:
     async def _rebuild(self, finding: Assessment, epoch: int) -> None:
         backend = self.component.backend
         whole = backend.parameters.scope is None
+        await self.component.seed.abandon()
         await backend.kill()
         layout = backend.server.layout
         try:
