@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def free_port() -> int:
 
 
 PORTS = {"east": free_port(), "west": free_port()}
+COPY_PORTS = {"east": free_port(), "west": free_port()}
 
 
 def side(name: str, number: int) -> Side:
@@ -52,6 +54,7 @@ def side(name: str, number: int) -> Side:
         "replicationAddress": "127.0.0.1",
         "bindAddress": "127.0.0.1",
         "port": PORTS[name],
+        "copyPort": COPY_PORTS[name],
         "serverId": number,
         "gtidDomainId": number,
         "dataDir": str(BASE / name),
@@ -92,6 +95,18 @@ def break_server(site: str, value: str) -> None:
         os.kill(int((BASE / site / "server.pid").read_text()), 9)
 
 
+def wipe(site: str, value: str) -> None:
+    """The disk is another one: no server, no data."""
+    process = Path("/proc", (BASE / site / "server.pid").read_text().strip())
+    break_server(site, value)
+    ends = time.monotonic() + 10
+    while process.exists():  # until its parent, the driver, knows
+        if time.monotonic() > ends:
+            raise TimeoutError(f"{process} still runs 10 s after its end")
+        time.sleep(0.01)
+    (BASE / site / "data").rename(BASE / site / f"lost-{time.monotonic_ns()}")
+
+
 def config() -> Config:
     """Both sites."""
     east, west = side("east", 20), side("west", 30)
@@ -107,6 +122,6 @@ def config() -> Config:
             Invalid("dataDir", {"dataDir": "not/absolute"}),
         ),
         secrets=(PASSWORD,),
-        hooks={"write": write, "read": read, "break": break_server},
+        hooks={"write": write, "read": read, "wipe": wipe, "break": break_server},
         budget=Budget(start_s=60, transition_s=60, call_s=20, status_s=5),
     )

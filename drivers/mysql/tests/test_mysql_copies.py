@@ -213,7 +213,11 @@ async def test_a_copy_of_an_active_that_is_written_to_lacks_and_repeats_nothing(
     took_s, meanwhile = loop.time() - began, len(lab.load.acknowledged) - before
     assert meanwhile > 0
     await lab.load.stop()  # before a lone active's writes are acknowledged by two, it must let the other one catch up
-    await lab.west.promotable()
+
+    async def caught_up() -> bool:
+        return bool((await lab.west.status()).promotable)
+
+    await lab.until("west to apply what was written meanwhile", caught_up, 60)
     await lab.east.ensure(Role.ACTIVE, 1, "east", "west")
     await lab.east.crash()
     await lab.west.ensure(Role.ACTIVE, 2, "west")

@@ -40,7 +40,7 @@ from graf_driver_mysql.methods import Method
 from graf_driver_mysql.observe import positions
 from graf_driver_mysql.parameters import Parameters, parse, peer_conflicts, peer_endpoint
 from graf_driver_mysql.programs import BootstrapError, MissingProgramError, program
-from graf_driver_mysql.record import RecordUnreadableError
+from graf_driver_mysql.record import Record, RecordUnreadableError
 from graf_driver_mysql.resync import Resync
 from graf_driver_mysql.rotation import Rotation
 from graf_driver_mysql.server import StartFailedError
@@ -156,6 +156,8 @@ class MysqlDriver(Driver):
             return Status.unknown(str(error))
         if seen is None or backend.mode in (Mode.DOWN, Mode.STARTING):
             reason = component.standby.reason
+            if not await asyncio.to_thread(backend.server.layout.data.exists):
+                record, reason = Record(epoch=record.epoch), "empty: its data directory is not there"
             return render.down(backend.mode, component.wanted, record, reason, backend.message)
         peers = [peer.site for peer in component.peers]
         now_s = asyncio.get_running_loop().time()

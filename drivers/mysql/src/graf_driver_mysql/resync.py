@@ -79,7 +79,10 @@ class Resync:
         if (await backend.record()).role is DataRole.REBUILDING:
             return Assessment(Verdict.DIVERGED, message="its scope is being rebuilt and is not whole")
         # The own position first: the active's can only have grown since.
-        _, _, mine = await positions(backend.control)
+        try:
+            _, _, mine = await positions(backend.control)
+        except SqlError as error:  # e.g. it died just now
+            return Assessment(Verdict.UNKNOWN, message=f"this site's server cannot be asked: {error}")
         try:
             read_only, theirs = await self._ask(active)
         except SqlError as error:
