@@ -74,15 +74,18 @@ class Resync:
         backend = self.component.backend
         if backend.mode in (Mode.ACTIVE, Mode.QUIESCED):
             raise PreconditionError("the active site itself is not assessed")
-        if not await self.component.running(active):
-            return Assessment(Verdict.UNKNOWN, message=backend.message or "the server is starting")
-        if (await backend.record()).role is DataRole.REBUILDING:
-            return Assessment(Verdict.DIVERGED, message="its scope is being rebuilt and is not whole")
-        # The own position first: the active's can only have grown since.
-        try:
-            _, _, mine = await positions(backend.control)
-        except SqlError as error:  # e.g. it died just now
-            return Assessment(Verdict.UNKNOWN, message=f"this site's server cannot be asked: {error}")
+        if backend.mode is Mode.DOWN and not await asyncio.to_thread(backend.server.layout.data.exists):
+            # Known without a server, which takes its time to make an empty database.
+            return await self._against(active, backend.engine.history(""))
+        return await self._assess(active)
+
+    async def _assess(self, active: Endpoint) -> Assessment:
+        """The same with this site's server started, if need be."""
+        mine = await self._own(active)
+        return mine if isinstance(mine, Assessment) else await self._against(active, mine)
+
+    async def _against(self, active: Endpoint, mine: History) -> Assessment:
+        backend = self.component.backend
         try:
             read_only, theirs = await self._ask(active)
         except SqlError as error:
@@ -98,6 +101,19 @@ class Resync:
                 "as binary log and readable"
             )
         return Assessment(verdict(mine, theirs), str(mine), str(theirs), divergent, message)
+
+    async def _own(self, active: Endpoint) -> History | Assessment:
+        """What this site has, or why that is not known (or not worth knowing). The active's can only grow meanwhile."""
+        backend = self.component.backend
+        if not await self.component.running(active):
+            return Assessment(Verdict.UNKNOWN, message=backend.message or "the server is starting")
+        if (await backend.record()).role is DataRole.REBUILDING:
+            return Assessment(Verdict.DIVERGED, message="its scope is being rebuilt and is not whole")
+        try:
+            _, _, mine = await positions(backend.control)
+        except SqlError as error:  # e.g. it died just now
+            return Assessment(Verdict.UNKNOWN, message=f"this site's server cannot be asked: {error}")
+        return mine
 
     async def _ask(self, active: Endpoint) -> tuple[bool, History]:
         """Whether the active site is read-only (not active yet), and what it has."""
@@ -115,7 +131,7 @@ class Resync:
         # Where a rebuild was begun before, what has to go is in the archive already: it is gone on with below.
         begun = (await self.component.backend.record()).role is DataRole.REBUILDING
         if not begun and (self._rebuilt is None or self._rebuilt.epoch != epoch):
-            finding = await self.assess(active)
+            finding = await self._assess(active)
             if finding.verdict is Verdict.UNKNOWN:
                 return Resynced(Progress.pending(finding.message, 100))
             if strategy is ResyncStrategy.FOLLOW and finding.verdict is Verdict.DIVERGED:
