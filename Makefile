@@ -130,6 +130,7 @@ mysql-lts-sanity: $(SETUP) ## The same against two servers of MySQL 8.4, which c
 	GRAF_SANITY_ENGINE=mysql GRAF_SANITY_MYSQL=8.4 .venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
 
 mysql-long: $(SETUP) ## The long tests of the mysql driver, which the default suite leaves out (some minutes)
+	tools/mysql_server.sh 8.4
 	.venv/bin/python -m pytest -q -m mysql_long drivers/mysql/tests
 
 check: lint types layers generated docs-check ## Lint, types, layers, generated files, links of the docs

@@ -9,11 +9,14 @@ series="${1:-9}"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/graf"
 directory="$cache/mysql-server"
 [ "$series" = 9 ] || directory="$cache/mysql-server-$series"
+unpacked=
 if [ -x "$directory/bin/mysqld" ] && "$directory/bin/mysqld" --version >/dev/null 2>&1; then
-    exit 0
+    [ -x "$directory/bin/mysql" ] && exit 0
+    unpacked=yes # by an older version of this script, which started fewer programs of it
+else
+    rm -rf "$directory"
+    mkdir -p "$directory/bin"
 fi
-rm -rf "$directory"
-mkdir -p "$directory/bin"
 log="$directory/mmdebstrap.log"
 
 # unpack SUITE PACKAGES DIRECTORY MIRROR [more options of mmdebstrap]
@@ -48,7 +51,7 @@ get_server() {
     esac
 }
 
-if ! get_server; then
+if [ -z "$unpacked" ] && ! get_server; then
     [ -f "$log" ] && tail -n 5 "$log" >&2
     echo "setup: MySQL $series could not be got (above); its tests fail until it is. The rest works." >&2
     rm -rf "$directory"
@@ -62,7 +65,7 @@ for candidate in "$root"/usr/lib64/ld-linux-*.so.* "$root"/lib64/ld-linux-*.so.*
 done
 [ -n "$loader" ] || { echo "setup: no dynamic loader in $root" >&2; exit 1; }
 libraries="$(echo "$root"/usr/lib/*-linux-gnu):$root/usr/lib/mysql/private"
-for program in mysqld:sbin mysqlbinlog:bin mysqldump:bin; do
+for program in mysqld:sbin mysql:bin mysqlbinlog:bin mysqldump:bin; do
     name="${program%%:*}"
     options=""
     [ "$name" = mysqld ] && options="--basedir='$root/usr' --plugin-dir='$root/usr/lib/mysql/plugin' \
