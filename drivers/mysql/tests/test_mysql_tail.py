@@ -1,6 +1,7 @@
 """What was only at a returning site is told to people: as a binary log of its own, as a dump, and in an index."""
 
 import shutil
+import subprocess
 import zlib
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,8 @@ async def resynced(lab: Any) -> Any:
     return last[0]
 
 
-def unavailable() -> str:
-    """Why MariaDB's reader of binary logs is not here, "" when it is."""
-    try:
-        program(*engine("mariadb").reader)
-    except MissingProgramError as error:
-        return str(error)
-    return ""
+def output(command: list[str], given: bytes = b"") -> bytes:
+    return subprocess.run(command, input=given, check=True, capture_output=True, timeout=60).stdout
 
 
 def whole(path: Path) -> int:
@@ -104,24 +100,30 @@ async def check(lab: Any, told: Any, listed: str) -> tuple[Path, str]:
     return folder, index
 
 
-async def test_the_tail_of_mariadb_is_archived_with_an_index_and_a_dump_or_why_there_is_none(lab: Any) -> None:
+async def test_the_tail_of_mariadb_is_archived_with_an_index_and_a_dump_or_why_there_is_none(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listed = await diverged(lab)
     told = await resynced(lab)
     folder, index = await check(lab, told, listed)
     assert "INSERT INTO t VALUES (1)" in index  # MariaDB logs the statement beside the rows
     assert "INSERT INTO t VALUES (0)" not in index
-    missing = unavailable()
-    if missing:
-        assert not (folder / tail.DUMP).exists()
-        assert missing in index
-        assert "install Debian's mariadb-client" in told.progress.message
-    else:
-        dump = (folder / tail.DUMP).read_text()
-        assert "### INSERT INTO `app`.`t`" in dump
-        assert "###   @1=2" in dump
-        assert "###   @1=0" not in dump
+    assert f"{folder}/{tail.DUMP} (readable)" in told.progress.message
+    dump = (folder / tail.DUMP).read_text()
+    for name in names(listed):
+        assert f"GTID {name} " in dump
+    assert dump.count("### INSERT INTO `app`.`t`") == 2
+    assert "###   @1=1" in dump
+    assert "###   @1=2" in dump
+    assert "###   @1=0" not in dump
+    assert dump.rstrip().endswith("/*!50530 SET @@SESSION.PSEUDO_SLAVE_MODE=0*/;")  # it was written to its end
 
-    # A driver that was killed between the archive and the tail: the next one makes up for it.
+    # A driver that was killed between the archive and the tail: the next one makes up for it, in an image without the
+    # program as far as it can.
+    def without(name: str, package: str) -> str:
+        raise MissingProgramError(f"{name} is not installed: install Debian's {package} in the driver's image")
+
+    monkeypatch.setattr(tail, "program", without)
     shutil.rmtree(folder)
     (Path(told.archive) / "tail.new").mkdir()
     await lab.east.restart_driver()
@@ -130,6 +132,30 @@ async def test_the_tail_of_mariadb_is_archived_with_an_index_and_a_dump_or_why_t
     assert str(folder) in again.progress.message
     assert {one.gtid for one in binlog.read(folder / tail.BINARY).transactions} == names(listed)
     assert not (Path(told.archive) / "tail.new").exists()
+    assert not (folder / tail.DUMP).exists()
+    for told_there in (again.progress.message, (folder / tail.INDEX).read_text()):
+        assert "mariadb-binlog is not installed: install Debian's mariadb-client" in told_there
+
+
+@pytest.mark.mysql_long
+async def test_what_a_foreign_key_deleted_is_in_no_log_and_a_flashback_does_not_bring_it_back(lab: Any) -> None:
+    """Why a diverged site is rebuilt and not rewound: docs/adr/0020."""
+    await lab.east.ensure(Role.ACTIVE, 1, "east")
+    lab.east.sql("CREATE TABLE app.p (n INT PRIMARY KEY) ENGINE=InnoDB")
+    reference = "FOREIGN KEY (p) REFERENCES app.p (n) ON DELETE CASCADE"
+    lab.east.sql(f"CREATE TABLE app.c (n INT PRIMARY KEY, p INT, {reference}) ENGINE=InnoDB")
+    lab.east.sql("INSERT INTO app.p VALUES (1)")
+    lab.east.sql("INSERT INTO app.c VALUES (10, 1)")
+    lab.east.sql("FLUSH BINARY LOGS")
+    lab.east.sql("DELETE FROM app.p WHERE n = 1")
+    assert lab.east.sql("SELECT * FROM app.c") == []
+    newest = lab.east.root / "data" / lab.east.sql("SHOW BINARY LOGS")[-1][0]
+    reader = [program(*engine("mariadb").reader), "--no-defaults", "--flashback", str(newest)]
+    undo = output(reader)
+    client = [program("mariadb", "mariadb-client-core"), "--no-defaults", f"--socket={lab.east.socket}", "-uroot"]
+    output(client, undo)
+    assert lab.east.sql("SELECT * FROM app.p") == [(1,)]
+    assert lab.east.sql("SELECT * FROM app.c") == []
 
 
 @pytest.mark.mysql_long

@@ -98,7 +98,7 @@ class Resync:
             number = mine.transactions_beyond(theirs)
             message = (
                 f"{number} transactions are only here; REBUILD puts them aside below {backend.server.layout.archive}/, "
-                "as binary log and readable"
+                "as binary log and readable. To undo them in place cannot be proved complete: REBUILD is the way"
             )
         return Assessment(verdict(mine, theirs), str(mine), str(theirs), divergent, message)
 
