@@ -80,8 +80,9 @@ class Copies:
         while True:
             try:
                 await self._open_anew()
-            except OSError as error:
-                self.facts["copy_port"] = f"not open: {error}; set copyPort to a port that is free"
+            except (OSError, ValueError) as error:
+                state = "not open" if self._server is None else "open with the certificate from before"
+                self.facts["copy_port"] = f"{state}: {error}"
             await asyncio.sleep(INTERVAL_S)
 
     async def _open_anew(self) -> None:
@@ -90,6 +91,7 @@ class Copies:
         if parameters.tls is not None:
             digest = hashlib.sha256(b"\0".join(await asyncio.to_thread(parameters.tls.content))).hexdigest()
         if self._server is not None and digest == self._loaded:
+            self.facts.pop("copy_port", None)  # e.g. a Secret that was taken back
             return
         if parameters.tls is not None:
             # While a Secret is replaced its files may not fit together: then the port goes on with what it has.
