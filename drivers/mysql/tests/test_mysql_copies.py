@@ -90,6 +90,8 @@ async def rebuilt(lab: Any, method: str) -> None:
 
     await lab.until("the rebuild", done, 60)
     assert (await lab.east.status()).facts["bootstrap"].startswith(method)
+    if method.startswith("backup"):  # which takes a second at least
+        assert any("the data of west is being copied (backup: " in message for message in told)
     assert lab.east.numbers() == {1, 2, 3, 4, 5}
     await lab.east.promotable()
     await lab.west.ensure(Role.ACTIVE, 2, "east", "west")
@@ -266,6 +268,15 @@ async def test_a_program_that_is_missing_is_told_and_nothing_else_is_taken_inste
     await serves(lab, "backup: asked for")
 
 
+async def shown(port: int, context: ssl.SSLContext) -> Any:
+    """The certificate of the port."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    try:
+        return writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    finally:
+        writer.close()
+
+
 async def ask(port: int, token: str, files: ssl.SSLContext | None = None) -> dict[str, Any]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=files)
     try:
@@ -299,6 +310,17 @@ async def test_a_copy_is_given_to_nobody_but_a_driver_of_the_group(lab: Any, tmp
         assert cursor.fetchall() == ((1,),)
         assert "belongs to no session of graf_repl" in (await ask(port, token, context))["error"]
     assert "is not active" in (await ask(int(lab.west.parameters["copyPort"]), "00", context))["error"]
+    if context is not None:  # a renewed certificate is shown without a restart
+        before = await shown(port, context)
+        certificates.identity(tmp_path / "group", "east")
+
+        async def renewed() -> bool:
+            try:
+                return await shown(port, context) != before
+            except OSError:  # closed for the moment in which it is opened anew
+                return False
+
+        await lab.until("the port to show the new certificate", renewed)
 
 
 def test_where_a_copy_comes_from_is_a_parameter_of_its_own(template: tuple[Path, Path], tmp_path: Path) -> None:

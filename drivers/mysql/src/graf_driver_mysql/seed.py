@@ -89,6 +89,7 @@ class Seed:
                 self._pause()
                 return choice.why
             if choice.method is Method.LOG:
+                await run_blocking(shutil.rmtree, self._fresh, ignore_errors=True)  # of a copy that was interrupted
                 return ""
             self._method = choice.method
             self._doing = "it begins"
