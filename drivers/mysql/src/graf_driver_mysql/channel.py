@@ -24,6 +24,7 @@ LINE_BYTES = 8192
 FRAME_BYTES = 256 << 10
 SILENCE_S = 60.0  # the sender says something at least this often, see KEEP_ALIVE_S
 KEEP_ALIVE_S = 10.0
+PATIENCE_S = 600.0  # for one frame: who loads a dump reads no faster than its disk and indexes let it
 _CONNECT_S = 5.0
 _LENGTH = 4
 _ALIVE = b"\xff" * _LENGTH
@@ -138,7 +139,7 @@ class Outgoing:
 
     async def _put(self, raw: bytes) -> None:
         self._writer.write(raw)
-        async with asyncio.timeout(SILENCE_S):  # TimeoutError is an OSError: somebody who reads nothing is gone
+        async with asyncio.timeout(PATIENCE_S):  # TimeoutError is an OSError: somebody who reads nothing is gone
             await self._writer.drain()
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from graf_driver_mysql.sql import Session, quoted
 
 # The administrator and the product's own are made by the template, each in its own way.
 _NOT = ("root", "mariadb.sys", "mysql.sys", "mysql.session", "mysql.infoschema", "PUBLIC", "")
+
+_DEFAULT_ROLE = re.compile(r" DEFAULT ROLE .+?(?= REQUIRE )")  # only a role that is granted can be one
 
 
 async def logins(session: Session, product: str) -> list[str]:
@@ -41,13 +45,17 @@ async def _of_mariadb(session: Session) -> list[str]:
 async def _of_mysql(session: Session) -> list[str]:
     made: list[str] = []
     granted: list[str] = []
+    last: list[str] = []
     for row in await session.rows("SELECT User u, Host h FROM mysql.user ORDER BY User, Host"):
         if row["u"] in _NOT:
             continue
         account = f"{quoted(row['u'])}@{quoted(row['h'])}"
-        made += [f"DROP USER IF EXISTS {account}", await _only(session, f"SHOW CREATE USER {account}")]
+        create = await _only(session, f"SHOW CREATE USER {account}")
+        made += [f"DROP USER IF EXISTS {account}", _DEFAULT_ROLE.sub(" ", create)]
         granted += await _all(session, f"SHOW GRANTS FOR {account}")
-    return made + granted
+        if (found := _DEFAULT_ROLE.search(create)) is not None:
+            last.append(f"ALTER USER {account}{found[0]}")
+    return made + granted + last
 
 
 async def _only(session: Session, query: str) -> str:

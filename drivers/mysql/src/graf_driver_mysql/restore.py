@@ -25,7 +25,7 @@ from graf_driver_mysql.programs import BootstrapError
 from graf_driver_mysql.sql import Session
 
 PROGRAM_TIMEOUT_S = 12 * 3600.0
-_END_S = 60.0
+_NOTICE_S = 0.5
 _LOADER_START_S = 60.0
 _STATE = "binlog.state"  # MariaDB begins its binary log where this says, when there is none yet
 _BACKUP_POSITIONS = ("mariadb_backup_binlog_info", "xtrabackup_binlog_info")
@@ -69,6 +69,9 @@ async def _receive(incoming: Incoming, process: asyncio.subprocess.Process, name
             process.stdin, lambda now: tell(f"{now / MIB:.1f} MiB received, of data of about {about:.1f} MiB")
         )
     except ChannelError:
+        with contextlib.suppress(TimeoutError):  # it may be this program that ended, and the connection is well
+            async with asyncio.timeout(_NOTICE_S):
+                await process.wait()
         if process.returncode not in (None, 0):
             raise BootstrapError(f"{name} failed: {last_words(said)}") from None
         raise
