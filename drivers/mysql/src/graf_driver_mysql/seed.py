@@ -188,6 +188,7 @@ class Seed:
         self.swapping = True
         try:
             await backend.kill()
+            backend.message = f"the copy of {active.site}'s data takes the place of the empty database"
             await run_blocking(_take, self._fresh, backend.server.layout.data)
         finally:
             self.swapping = False
