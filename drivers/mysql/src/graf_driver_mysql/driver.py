@@ -145,7 +145,7 @@ class MysqlDriver(Driver):
         peers = [peer.site for peer in component.peers]
         now_s = asyncio.get_running_loop().time()
         scope = backend.parameters.scope
-        told = {**component.seed.facts, **managed.rotation.facts}
+        told = {**component.seed.facts, **managed.rotation.facts, **component.active.facts(seen)}
         return render.running(
             backend.engine,
             backend.mode,

@@ -90,6 +90,7 @@ class MySQL(Engine):
     read_followers = "SHOW REPLICAS"
 
     shut_writes = "SET GLOBAL super_read_only = ON"
+    open_to_administrator = ("SET GLOBAL super_read_only = OFF",)  # read_only stays on
 
     section = "mysqld"
     settings = _SAFETY + _ECONOMY
@@ -99,6 +100,7 @@ class MySQL(Engine):
     reload_tls = "ALTER INSTANCE RELOAD TLS"
     applies_while_changing = True
     acknowledged_counter = "yes_tx"  # commits that were acknowledged
+    most_acknowledging = 65535
 
     def history(self, text: str) -> History:
         """A set of intervals for each server."""
@@ -123,9 +125,13 @@ class MySQL(Engine):
             f" {self.channel_tls(parameters.tls)}",
         )
 
-    def change_password(self, password: str) -> tuple[str, ...]:
+    def change(self, *statements: str) -> tuple[str, ...]:
         """The receiver's settings change while the applier runs, and its relay log stays."""
-        return (f"CHANGE REPLICATION SOURCE TO SOURCE_PASSWORD={quoted(password)}", self.start_receiver)
+        return (*statements, self.start_receiver)
+
+    def require(self, standbys: int) -> tuple[str, ...]:
+        """Each of them counts once, by its ``server_id``."""
+        return (f"SET GLOBAL rpl_semi_sync_source_wait_for_replica_count = {standbys}",)
 
     def start_following_with(self, password: str) -> tuple[str, ...]:
         """The applier first: with both threads stopped, the change would discard the relay log."""

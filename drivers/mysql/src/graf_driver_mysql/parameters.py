@@ -27,7 +27,7 @@ SOCKET_NAME = "mariadb.sock"
 KNOWN = {
     "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
     "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
-    "scope", "tls", "applicationGraceS", "copyAboveMiB",
+    "scope", "tls", "applicationGraceS", "copyAboveMiB", "severalStandbys",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
@@ -54,6 +54,7 @@ class Parameters:
     tls: TlsFiles | None = None  # None: in the clear
     copy_above_mib: int = 64  # a longer log is not replayed from its beginning where a copy can be made
     application_grace_s: int = 3600  # the application's old password is accepted for so long
+    several_standbys: bool = False  # the group has more than two sites: acknowledging needs a permit (acks.py)
 
     @property
     def socket(self) -> Path:
@@ -135,6 +136,13 @@ class _Reader:
             return Path(default)
         return Path(value)
 
+    def boolean(self, field: str) -> bool:
+        value = self.raw.get(field, False)
+        if not isinstance(value, bool):
+            self.problem(field, f"{value!r} is not true or false", "leave it out for false")
+            return False
+        return value
+
     def choice(self, field: str, names: tuple[str, ...]) -> str:
         value = self.raw.get(field, names[0])
         if value not in names:
@@ -174,6 +182,7 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
         tls=_tls(reader),
         copy_above_mib=reader.integer("copyAboveMiB", 0, 1 << 30, 64),
         application_grace_s=reader.integer("applicationGraceS", 0, 30 * 86400, 3600),
+        several_standbys=reader.boolean("severalStandbys"),
     )
     _check_scope(reader, parameters)
     _check_secrets(reader, parameters)
@@ -262,9 +271,33 @@ def peer_endpoint(site: str, raw: Mapping[str, Any]) -> Endpoint:
     return Endpoint(site, host, port)
 
 
+def peer_server_id(site: str, raw: Mapping[str, Any]) -> int:
+    """By which number the server at another site acknowledges; raises InvalidParametersError."""
+    reader = _Reader(raw)
+    number = reader.integer("serverId", 1, 2**32 - 1)
+    if reader.problems:
+        raise InvalidParametersError(
+            tuple(FieldProblem(f"peers[{site}].{p.field}", p.cause, p.fix) for p in reader.problems)
+        )
+    return number
+
+
+def standby_problems(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> tuple[FieldProblem, ...]:
+    """With more than one standby, acknowledgements have to be told apart, and by all of them."""
+    problems = []
+    if len(peers) > 1 and not own.several_standbys:
+        cause = f"is not set, and there are {len(peers)} other sites ({', '.join(sorted(peers))})"
+        problems.append(FieldProblem("severalStandbys", cause, "set it to true at every site and restart the drivers"))
+    for site, raw in sorted(peers.items()):
+        if bool(raw.get("severalStandbys", False)) is not own.several_standbys:
+            has = "does not have it" if own.several_standbys else "has it"
+            problems.append(FieldProblem("severalStandbys", f"site {site} {has}", "set the same at all sites"))
+    return tuple(problems)
+
+
 def peer_conflicts(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> tuple[FieldProblem, ...]:
     """Identities that must differ between sites and do not."""
-    problems = []
+    problems = list(standby_problems(own, peers))
     checks: tuple[tuple[str, Callable[[Parameters], int]], ...] = (
         ("serverId", lambda p: p.server_id),
         ("gtidDomainId", lambda p: p.gtid_domain_id),

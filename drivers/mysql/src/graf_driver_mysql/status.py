@@ -88,7 +88,7 @@ def accepting(mode: Mode, seen: Observation, in_force: tuple[str, ...]) -> bool:
     """Whether a client's write would be acknowledged now."""
     if mode is not Mode.ACTIVE or seen.read_only:
         return False
-    return len(in_force) <= 1 or seen.semi_sync.clients > 0
+    return seen.semi_sync.clients >= len(in_force) - 1
 
 
 def scope_facts(scope: Scope, locked: Mapping[Account, str]) -> dict[str, str]:
