@@ -42,6 +42,7 @@ class Active:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.in_force: tuple[str, ...] = ()
+        self.lacking = ""  # what an asynchronous standby was promoted without
         self.permits = Permits(backend)
         self.server_ids: Mapping[str, int] = {}  # of the other sites, where there is more than one standby
         self._raised = False  # commits are made to wait for more than the set in force
@@ -66,7 +67,7 @@ class Active:
             required = engine.require(len(wanted) - 1)
         # Together and before the statements: a call that is cancelled here is continued by ``keep_to``, whose
         # statements queue behind these.
-        self.backend.mode, self.in_force = Mode.ACTIVE, wanted
+        self.backend.mode, self.in_force, self.lacking = Mode.ACTIVE, wanted, ""
         await self.backend.control.run(*required, engine.acknowledge(len(wanted) > 1), engine.open_writes)
         logs.event(log, "promoted", site=self.backend.site, epoch=epoch, set=wanted)
         self.backend.changed()
@@ -251,7 +252,9 @@ class Active:
             side.close()
 
     def followers(self, seen: Observation, peers: Sequence[str], now_s: float) -> tuple[Follower, ...]:
-        """Who follows, and for how long an acknowledgement has been outstanding."""
+        """Who follows and may be in a set, and for how long an acknowledgement has been outstanding."""
+        if self.backend.parameters.asynchronous:
+            return ()
         stalled_ms = 0
         state = seen.semi_sync
         if state.waiting == 0:
@@ -274,10 +277,14 @@ class Active:
         return tuple(found)
 
     def facts(self, seen: Observation) -> dict[str, str]:
-        """With more than one standby: who follows without a commit that waits for it."""
-        if not self._by_permit or self.backend.mode not in (Mode.ACTIVE, Mode.QUIESCED):
+        """With more than one standby, or in mode async: who follows without a commit that waits for it."""
+        asynchronous = self.backend.parameters.asynchronous
+        if not (self._by_permit or asynchronous) or self.backend.mode not in (Mode.ACTIVE, Mode.QUIESCED):
             return {}
-        return {"asynchronous": ", ".join(site for site in seen.followers if site not in self.in_force)}
+        return {
+            "lost_at_promotion": self.lacking,
+            "asynchronous": ", ".join(site for site in seen.followers if site not in self.in_force),
+        }
 
     async def mend(self, seen: Observation) -> str:
         """After each observation: what is wrong with the acknowledgement in force, "" when nothing is.
@@ -337,6 +344,7 @@ class Active:
 
     def _died(self, how: str) -> None:
         self.in_force = ()
+        self.lacking = ""
         self._waiting = None
         self._raised = False
         self._stuck = None

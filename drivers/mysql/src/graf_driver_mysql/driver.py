@@ -146,7 +146,7 @@ class MysqlDriver(Driver):
         now_s = asyncio.get_running_loop().time()
         scope = backend.parameters.scope
         told = {**component.seed.facts, **managed.rotation.facts, **component.active.facts(seen)}
-        return render.running(
+        status = render.running(
             backend.engine,
             backend.mode,
             component.wanted,
@@ -164,6 +164,9 @@ class MysqlDriver(Driver):
                 **{name: text for name, text in told.items() if text},
             },
         )
+        if not backend.parameters.asynchronous or backend.mode is not Mode.STANDBY:
+            return status
+        return render.asynchronous(status, component.standby.active_had, seen, now_s)
 
     async def close(self) -> None:
         """Ends the server with its driver."""

@@ -219,8 +219,9 @@ class Engine(ABC):
         )
 
     def _starts_silent(self, parameters: Parameters) -> str:
-        """With more than one standby nobody acknowledges without a permit; later lines count."""
-        return f"rpl_semi_sync_{self.replica_word.lower()}_enabled = OFF\n" if parameters.several_standbys else ""
+        """With more than one standby nobody acknowledges without a permit, asynchronously nobody; later lines count."""
+        silent = parameters.several_standbys or parameters.asynchronous
+        return f"rpl_semi_sync_{self.replica_word.lower()}_enabled = OFF\n" if silent else ""
 
     def log_skipped(self, logged: History, everything: History) -> tuple[str, ...]:
         """The statements that put transactions which a filter kept from being applied into the binary log, as names.

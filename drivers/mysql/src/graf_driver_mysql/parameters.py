@@ -22,12 +22,13 @@ DEFAULT_CREDENTIALS_DIR = "/etc/graf/mysql"
 REPLICATION_USER = "graf_repl"
 HEARTBEAT_S = 0.1  # the source's sign of life on an idle connection; it is also how it notices a dead standby
 ENGINE_NAMES = ("mariadb", "mysql")
+MODES = ("lossless", "async")
 SOCKET_NAME = "mariadb.sock"
 
 KNOWN = {
     "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
     "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
-    "scope", "tls", "applicationGraceS", "copyAboveMiB", "severalStandbys",
+    "scope", "tls", "applicationGraceS", "copyAboveMiB", "severalStandbys", "mode",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
@@ -54,7 +55,13 @@ class Parameters:
     tls: TlsFiles | None = None  # None: in the clear
     copy_above_mib: int = 64  # a longer log is not replayed from its beginning where a copy can be made
     application_grace_s: int = 3600  # the application's old password is accepted for so long
+    mode: str = "lossless"  # async: no commit waits for another site
     several_standbys: bool = False  # the group has more than two sites: acknowledging needs a permit (acks.py)
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether no commit waits for another site, whoever is active."""
+        return self.mode == "async"
 
     @property
     def socket(self) -> Path:
@@ -182,6 +189,7 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
         tls=_tls(reader),
         copy_above_mib=reader.integer("copyAboveMiB", 0, 1 << 30, 64),
         application_grace_s=reader.integer("applicationGraceS", 0, 30 * 86400, 3600),
+        mode=reader.choice("mode", MODES),
         several_standbys=reader.boolean("severalStandbys"),
     )
     _check_scope(reader, parameters)
@@ -285,7 +293,7 @@ def peer_server_id(site: str, raw: Mapping[str, Any]) -> int:
 def standby_problems(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> tuple[FieldProblem, ...]:
     """With more than one standby, acknowledgements have to be told apart, and by all of them."""
     problems = []
-    if len(peers) > 1 and not own.several_standbys:
+    if len(peers) > 1 and not own.several_standbys and not own.asynchronous:
         cause = f"is not set, and there are {len(peers)} other sites ({', '.join(sorted(peers))})"
         problems.append(FieldProblem("severalStandbys", cause, "set it to true at every site and restart the drivers"))
     for site, raw in sorted(peers.items()):
@@ -309,6 +317,8 @@ def peer_conflicts(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> t
         theirs = raw.get("engine", ENGINE_NAMES[0])
         if theirs != own.engine:
             problems.append(FieldProblem("engine", f"site {site} has {theirs!r}", "use one product at all sites"))
+        if (mode := raw.get("mode", MODES[0])) != own.mode:
+            problems.append(FieldProblem("mode", f"site {site} has {mode!r}", "set the same at all sites"))
         scope = scopes.read(raw.get("scope"), lambda *_: None)
         if _scope_text(scope) != _scope_text(own.scope):
             problems.append(

@@ -27,12 +27,14 @@ from graf_driver_mysql.parameters import REPLICATION_USER, Endpoint
 from graf_driver_mysql.record import DataRole
 from graf_driver_mysql.source import compare, stop_receiving
 from graf_driver_mysql.sql import Session, SqlError, quoted
+from graf_driver_mysql.unconfirmed import Seen
 
 log = logging.getLogger("graf.driver.mysql")
 
 CONNECT_WAIT_S = 0.3
 APPLY_WAIT_S = 1.0
 KICK_INTERVAL_S = 0.25
+ACTIVE_ASKED_S = 0.2  # how often an asynchronous standby asks what the active has
 PERMIT_INTERVAL_S = 0.2  # how soon a standby notices that it may acknowledge, or may no more
 _NO_TABLE = frozenset({1044, 1142, 1143, 1146})  # nobody was ever let acknowledge there
 RENEWAL_SEEN_S = 0.3  # an observation that was under way when replication got its new password is no older
@@ -57,6 +59,7 @@ class Standby:
         self._password = ""  # what replication connects with, "" where it is not known
         self._token = ""  # what it acknowledges with, where that needs a permit
         self._asked_at = -1.0
+        self.active_had: Seen | None = None  # in mode async
         self._renewed_at = -1.0
         self._renewing = False  # replication is being given another password, everything received being applied
         self._receiver = asyncio.Lock()  # one at a time starts or stops the receiver thread
@@ -205,6 +208,8 @@ class Standby:
             await self._gain_evidence(seen)
         if now.applying and not self.held:
             await self._obey(now)
+        if self.backend.parameters.asynchronous and not self.held:
+            await self._note_active()
 
     async def _gain_evidence(self, seen: Observation) -> None:
         run = self.backend.run
@@ -292,13 +297,14 @@ class Standby:
             await control.run(self.backend.engine.stop_following)
         self._drop_remote()
         self.drop_evidence("has not caught up with the active yet")
+        self.active_had = None
         password = await self.backend.credentials.for_channel()
         _, _, everything = await positions(control)
         # The record first: from here on this data is a standby's.
         await self.backend.save(replace(await self.backend.record(), role=DataRole.STANDBY))
         self.backend.mode = Mode.STANDBY
         engine = self.backend.engine
-        several = self.backend.parameters.several_standbys
+        several = self.backend.parameters.several_standbys and not self.backend.parameters.asynchronous
         token = (await self._permit(source) or "") if several else ""
         self._parallel = engine.ordered or (single and self.backend.parameters.parallel_threads > 1)
         await control.run(
@@ -338,7 +344,8 @@ class Standby:
     async def _obey(self, now: Replica) -> None:
         """With more than one standby: acknowledges when the active lets this site, and only then. See ``acks.py``."""
         loop = asyncio.get_running_loop()
-        if not self.backend.parameters.several_standbys or loop.time() - self._asked_at < PERMIT_INTERVAL_S:
+        several = self.backend.parameters.several_standbys and not self.backend.parameters.asynchronous
+        if not several or loop.time() - self._asked_at < PERMIT_INTERVAL_S:
             return
         self._asked_at = loop.time()
         token = None if self.source is None else await self._permit(self.source)
@@ -353,6 +360,16 @@ class Standby:
         order = self._speaking(token) if token else (engine.give(False), engine.log_in(REPLICATION_USER, password))
         if await self._renew(password, engine.change(*order), token):
             logs.event(log, "acknowledging" if token else "not acknowledging", site=self.backend.site, account=name)
+
+    async def _note_active(self) -> None:
+        """In mode async: what the active has now, to tell what this site would lack without it."""
+        loop = asyncio.get_running_loop()
+        if self.source is None or loop.time() - self._asked_at < ACTIVE_ASKED_S:
+            return
+        self._asked_at = asked = loop.time()
+        answer = await self._ask_source()
+        if answer is not None and not answer[0]:
+            self.active_had = Seen(self.source.site, answer[1], asked)
 
     async def _permit(self, source: Endpoint) -> str | None:
         """What this site may log in with to acknowledge: "" without a permit, None when it cannot be asked for."""
@@ -414,7 +431,9 @@ class Standby:
     def _silent(self) -> tuple[str, ...]:
         """Before replication is given the account of everybody, where acknowledging needs one of its own."""
         self._token = ""
-        return (self.backend.engine.give(False),) if self.backend.parameters.several_standbys else ()
+        parameters = self.backend.parameters
+        silent = parameters.several_standbys or parameters.asynchronous
+        return (self.backend.engine.give(False),) if silent else ()
 
     def _how_to_apply(self) -> tuple[str, ...]:
         """Before the applier is started: in parallel only where that keeps the order."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from graf_driver_sdk.types import Follower, Health, Role, Status
 
+from graf_driver_mysql import unconfirmed
 from graf_driver_mysql.accounts import Account
 from graf_driver_mysql.backend import Mode
 from graf_driver_mysql.engine import Engine
@@ -14,6 +16,9 @@ from graf_driver_mysql.observe import Observation
 from graf_driver_mysql.rate import ApplyRate
 from graf_driver_mysql.record import DataRole, Record
 from graf_driver_mysql.scope import Scope
+from graf_driver_mysql.unconfirmed import Seen
+
+ACTIVE_FRESH_S = 1.0  # an answer of the active that is older tells no lag any more
 
 
 def down(mode: Mode, wanted: Role, record: Record, reason: str, message: str) -> Status:
@@ -133,6 +138,19 @@ def activation_ms(seen: Observation, rate: ApplyRate) -> int:
         return 0
     predicted = promotion_s(seen, rate)
     return -1 if predicted is None else math.ceil(predicted * 1000)
+
+
+def asynchronous(status: Status, active: Seen | None, seen: Observation, now_s: float) -> Status:
+    """A standby that nothing waits for tells what it would lack; its lag is behind the active and not what it got."""
+    text = unconfirmed.told(active, seen, now_s)
+    behind = unconfirmed.lag(active, seen, now_s, ACTIVE_FRESH_S)
+    return replace(
+        status,
+        lag_transactions=-1 if behind is None else behind,
+        lag_seconds=-1.0 if behind is None else status.lag_seconds,
+        message=status.message or f"asynchronous: a promotion now would go without {text}",
+        facts={**status.facts, "may_lack": text},
+    )
 
 
 def running(
