@@ -365,6 +365,22 @@ async def scoped_lab(tmp_path: Path, scoped_template: tuple[Path, Path]) -> Asyn
         yield built
 
 
+MYSQL_SCOPE: dict[str, Any] = {"databases": ["app"], "tables": ["shop.orders"]}
+
+
+@pytest.fixture
+async def mysql_scoped_lab(
+    tmp_path: Path, mysql_template: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Lab]:
+    """The same with MySQL, whose sites have no accounts of their own."""
+    monkeypatch.setenv("PATH", f"{MYSQL_PROGRAM.parent}:{os.environ['PATH']}")
+    made = parse(Site("made", 1, 3306, tmp_path, tmp_path, mysql_template[1], "mysql", MYSQL_SCOPE).parameters)
+    bootstrap.ensure_data(made, Layout(made.data_dir))
+    shutil.rmtree(made.data_dir / "data")
+    async with two_sites(tmp_path, (made.data_dir, mysql_template[1]), "mysql", MYSQL_SCOPE) as built:
+        yield built
+
+
 @pytest.fixture
 async def three_lab(tmp_path: Path, template: tuple[Path, Path]) -> AsyncIterator[ThreeLab]:
     async with three_sites(tmp_path, template, "mariadb") as built:

@@ -55,6 +55,7 @@ class Engine(ABC):
     reload_tls: ClassVar[str]  # reads the certificates anew; never in the binary log
     applies_while_changing: ClassVar[bool]  # replication gets another password while the applier runs
     acknowledged_counter: ClassVar[str]
+    keeps_the_rest: ClassVar[bool]  # beside a scope: accounts of the site itself, and a rebuild that spares their data
     most_acknowledging: ClassVar[int]  # how many standbys a commit can be made to wait for
 
     @property

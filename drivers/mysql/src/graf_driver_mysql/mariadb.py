@@ -91,6 +91,7 @@ class MariaDB(Engine):
     reload_tls = "FLUSH LOCAL SSL"
     applies_while_changing = False
     acknowledged_counter = "get_ack"
+    keeps_the_rest = True
     most_acknowledging = 1
 
     def history(self, text: str) -> History:

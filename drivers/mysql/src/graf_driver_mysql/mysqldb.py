@@ -12,6 +12,7 @@ from graf_driver_mysql.gtidset import GtidSet
 from graf_driver_mysql.history import History
 from graf_driver_mysql.parameters import HEARTBEAT_S, REPLICATION_USER, Endpoint, Parameters
 from graf_driver_mysql.programs import bootstrap_run, program
+from graf_driver_mysql.scope import escaped
 from graf_driver_mysql.text import quoted
 from graf_driver_mysql.values import Account
 
@@ -100,6 +101,7 @@ class MySQL(Engine):
     reload_tls = "ALTER INSTANCE RELOAD TLS"
     applies_while_changing = True
     acknowledged_counter = "yes_tx"  # commits that were acknowledged
+    keeps_the_rest = False
     most_acknowledging = 65535
 
     def history(self, text: str) -> History:
@@ -182,6 +184,15 @@ class MySQL(Engine):
     def wait_applied(self, position: History, seconds: float) -> str:
         """``WAIT_FOR_EXECUTED_GTID_SET`` gives 1 when the time is over."""
         return f"SELECT WAIT_FOR_EXECUTED_GTID_SET({quoted(str(position))}, {seconds:.3f}) AS r"
+
+    def own_settings(self, parameters: Parameters) -> str:
+        """With a scope: what is applied. What is not gets its name into the log by itself, as an empty transaction."""
+        if (scope := parameters.scope) is None:
+            return ""
+        lines = ["replicate-do-table = graf.probe"]
+        lines += [f"replicate-wild-do-table = {escaped(name)}.%" for name in scope.databases]
+        lines += [f"replicate-do-table = {database}.{table}" for database, table in scope.tables]
+        return "\n".join(lines) + "\n"
 
     def arguments(self, truncate: bool, *, continues: bool) -> tuple[str, ...]:
         """None: recovery keeps what is in the binary log, and writes nothing into it."""

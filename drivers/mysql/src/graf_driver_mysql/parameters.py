@@ -222,8 +222,9 @@ def _check_scope(reader: _Reader, parameters: Parameters) -> None:
     scope = parameters.scope
     if scope is None:
         return
-    if parameters.engine != "mariadb":
-        reader.problem("scope", f"is not built for {parameters.engine}", "use MariaDB, or leave it out")
+    if parameters.engine != "mariadb" and scope.local:
+        cause = "MySQL lets no account pass super_read_only, and whoever passes read_only would be in the binary log"
+        reader.problem("scope.local", cause, "use MariaDB, or leave it out")
     database, user = parameters.application_database, parameters.application_user
     if database is not None and database not in scope.all_databases:
         reader.problem("application.database", f"{database} is not in scope ({scope})", "put it into the scope")

@@ -196,7 +196,7 @@ class Resync:
 
     async def _rebuild(self, finding: Assessment, epoch: int) -> None:
         backend = self.component.backend
-        whole = backend.parameters.scope is None
+        whole = backend.parameters.scope is None or not backend.engine.keeps_the_rest
         await backend.kill()
         layout = backend.server.layout
         try:
