@@ -182,9 +182,10 @@ class MysqlDriver(Driver):
             # Parameters that changed while the server runs wait for the driver's restart: a role call, a fence
             # above all, must not fail because of them.
             if managed.key != spec.key:
+                # Not only another name: fence, acknowledgement and recovery are those of a whole server.
                 raise PreconditionError(
-                    f"this driver manages {managed.key} and no other component: "
-                    f"give {spec.key} a DriverClass of its own"
+                    f"this driver manages {managed.key} and no other component, as one server has one group: "
+                    f"give {spec.key} a server of its own (a DriverClass with another dataDir, socketDir and port)"
                 )
             return managed
         parameters = parse(spec.parameters)
