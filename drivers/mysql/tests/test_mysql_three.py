@@ -8,9 +8,10 @@ from typing import Any
 
 import pymysql
 import pytest
+from graf_driver_mysql.engine import Engine
 from graf_driver_mysql.parameters import parse, standby_problems
 from graf_driver_sdk.errors import InvalidParametersError, NeedsResyncError, PreconditionError
-from graf_driver_sdk.types import ResyncStrategy, Role, Verdict
+from graf_driver_sdk.types import Health, ResyncStrategy, Role, Verdict
 
 pytestmark = pytest.mark.mariadb
 
@@ -89,6 +90,30 @@ async def test_only_the_standby_in_the_set_acknowledges(three_lab: Any) -> None:
         assert await attempt.ended() == "acknowledged"
     finally:
         thaw(lab.west)
+
+
+async def test_planted_bug_a_standby_that_acknowledges_without_a_permit_loses_a_write(
+    three_lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every standby acknowledging, as with one: north's word lets go of what west, which takes over, has not."""
+    always = "SET GLOBAL rpl_semi_sync_slave_enabled = ON"
+    monkeypatch.setattr(Engine, "give", lambda *_: always)
+    lab = three_lab
+    await lab.up()
+    await lab.west.driver._managed.watch.stop()
+    lab.west.sql("STOP SLAVE IO_THREAD")
+    assert await Attempt(lab.east, 7).ended() == "acknowledged"
+
+    async def told() -> bool:
+        status = await lab.east.status()
+        return status.health is Health.UNHEALTHY and "without severalStandbys" in status.message
+
+    await lab.until("east to tell that a stranger acknowledges", told)
+    await lab.east.crash()
+    lab.west.driver._managed.watch.start()
+    lab.turn(lab.west, lab.east)
+    await lab.west.ensure(Role.ACTIVE, 2, "west")
+    assert lab.west.numbers() == set(), "acknowledged, and lost"
 
 
 async def test_a_set_with_two_standbys_is_refused_where_one_acknowledgement_is_all_there_is(three_lab: Any) -> None:
@@ -177,12 +202,13 @@ async def test_both_standbys_are_lost_and_return_in_either_order(three_lab: Any,
 
 
 async def test_the_set_changes_from_one_standby_to_the_other_and_the_first_one_is_let_acknowledge_no_more(
-    three_lab: Any,
+    three_lab: Any, measured: Any
 ) -> None:
     lab = three_lab
     await lab.up()
     await lab.east.ensure(Role.ACTIVE, 1, "east")
-    await lab.east.ensure(Role.ACTIVE, 1, "east", "north")
+    took = await lab.east.ensure(Role.ACTIVE, 1, "east", "north")
+    measured(f"another standby acknowledges and is in the set after {took * 1000:.0f} ms")
     assert accounts(lab.east) == {"graf_ack_40"}
 
     async def beside() -> bool:
