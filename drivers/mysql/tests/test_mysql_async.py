@@ -88,6 +88,46 @@ async def test_a_standby_tells_what_it_would_lack_and_a_promotion_what_it_went_w
     assert (assessment.verdict, assessment.divergent) == (Verdict.DIVERGED, "20-20-3..7")
 
 
+async def test_a_standby_whose_copy_may_be_older_than_declared_says_so_and_the_age_is_known_at_all_times(
+    lab: Any,
+) -> None:
+    """What the controllers keep it from taking over by: the age grows also when nobody can be asked any more."""
+    for site in (lab.east, lab.west):
+        site.parameters["rpoSeconds"] = 2.0
+    await up(lab)
+    write(lab.east, 1)
+
+    async def fresh() -> bool:
+        status = await lab.west.status()
+        return status.promotable and 0 <= status.lag_seconds < 1
+
+    await lab.until("west has what east had a moment ago", fresh)
+    cut(lab.west)
+    write(lab.east, 2)
+    ages: list[float] = []
+
+    async def too_old() -> bool:
+        status = await lab.west.status()
+        ages.append(status.lag_seconds)
+        if status.promotable:
+            assert status.lag_seconds <= 2
+            return False
+        assert "rpoSeconds is 2" in status.promotable_reason
+        return True
+
+    await lab.until("the copy to be too old", too_old)
+    assert ages == sorted(ages), "nothing came that made it newer"
+    await lab.east.crash()
+    before = (await lab.west.status()).lag_seconds
+
+    async def older() -> bool:
+        return (await lab.west.status()).lag_seconds > before
+
+    await lab.until("the age to grow without east", older)
+    await lab.west.ensure(Role.ACTIVE, 2, "west")  # who may take over is the controllers' affair, and people's
+    assert lab.west.numbers() == {1}
+
+
 async def test_a_planned_move_loses_nothing_in_mode_async_too(lab: Any) -> None:
     await up(lab)
     write(lab.east, *range(50))
@@ -108,5 +148,9 @@ def test_sites_must_agree_on_the_mode(template: tuple[Path, Path]) -> None:
     own = parse({**raw, "mode": "async"})
     problems = peer_conflicts(own, {"west": {**raw, "serverId": 2, "gtidDomainId": 2}})
     assert [(p.field, p.cause) for p in problems] == [("mode", "site west has 'lossless'")]
+    with pytest.raises(InvalidParametersError, match="is for mode async"):
+        parse({**raw, "rpoSeconds": 5})
+    with pytest.raises(InvalidParametersError, match="set 1 to"):
+        parse({**raw, "mode": "async", "rpoSeconds": 0.5})
     with pytest.raises(InvalidParametersError, match="not one of lossless, async"):
         parse({**raw, "mode": "fast"})

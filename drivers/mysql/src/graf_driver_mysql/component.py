@@ -156,7 +156,7 @@ class Component:
         seen = await self.backend.look()
         if seen is None or seen.replica is None:
             return ""
-        return unconfirmed.told(self.standby.active_had, seen, asyncio.get_running_loop().time())
+        return unconfirmed.told(self.standby.freshness.last, seen, asyncio.get_running_loop().time())
 
     async def _refuse_unproven(self, request: EnsureRole) -> None:
         """A site that may lack acknowledged writes is not promoted."""

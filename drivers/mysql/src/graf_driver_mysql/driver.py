@@ -166,7 +166,8 @@ class MysqlDriver(Driver):
         )
         if not backend.parameters.asynchronous or backend.mode is not Mode.STANDBY:
             return status
-        return render.asynchronous(status, component.standby.active_had, seen, now_s)
+        component.standby.freshness.look(seen)
+        return render.asynchronous(status, component.standby.freshness, seen, now_s, backend.parameters.rpo_s)
 
     async def close(self) -> None:
         """Ends the server with its driver."""

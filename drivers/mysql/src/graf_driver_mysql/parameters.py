@@ -23,12 +23,14 @@ REPLICATION_USER = "graf_repl"
 HEARTBEAT_S = 0.1  # the source's sign of life on an idle connection; it is also how it notices a dead standby
 ENGINE_NAMES = ("mariadb", "mysql")
 MODES = ("lossless", "async")
+MOST_RPO_S = 7 * 86400
 SOCKET_NAME = "mariadb.sock"
 
 KNOWN = {
     "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
     "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
     "scope", "tls", "applicationGraceS", "copyAboveMiB", "severalStandbys", "mode",
+    "rpoSeconds",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
@@ -56,6 +58,7 @@ class Parameters:
     copy_above_mib: int = 64  # a longer log is not replayed from its beginning where a copy can be made
     application_grace_s: int = 3600  # the application's old password is accepted for so long
     mode: str = "lossless"  # async: no commit waits for another site
+    rpo_s: float | None = None  # in mode async: writes of so many seconds may be missing where it is promoted
     several_standbys: bool = False  # the group has more than two sites: acknowledging needs a permit (acks.py)
 
     @property
@@ -190,6 +193,7 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
         copy_above_mib=reader.integer("copyAboveMiB", 0, 1 << 30, 64),
         application_grace_s=reader.integer("applicationGraceS", 0, 30 * 86400, 3600),
         mode=reader.choice("mode", MODES),
+        rpo_s=_rpo(reader),
         several_standbys=reader.boolean("severalStandbys"),
     )
     _check_scope(reader, parameters)
@@ -236,6 +240,19 @@ def _check_scope(reader: _Reader, parameters: Parameters) -> None:
             "cannot be run again for single tables: a rebuild begins with what it makes",
             "create the tables as the application's user, or put whole databases into the scope",
         )
+
+
+def _rpo(reader: _Reader) -> float | None:
+    """The convention of all drivers whose data is copied asynchronously: see the driver contract."""
+    value = reader.raw.get("rpoSeconds")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MOST_RPO_S:
+        reader.problem("rpoSeconds", f"{value!r} is no number of seconds", f"set 1 to {MOST_RPO_S}")
+        return None
+    if reader.raw.get("mode", MODES[0]) != "async":
+        reader.problem("rpoSeconds", "is for mode async", "leave it out, or set mode: async: lossless loses nothing")
+    return float(value)
 
 
 def _tls(reader: _Reader) -> TlsFiles | None:

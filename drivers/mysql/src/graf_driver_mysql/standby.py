@@ -27,7 +27,7 @@ from graf_driver_mysql.parameters import REPLICATION_USER, Endpoint
 from graf_driver_mysql.record import DataRole
 from graf_driver_mysql.source import compare, stop_receiving
 from graf_driver_mysql.sql import Session, SqlError, quoted
-from graf_driver_mysql.unconfirmed import Seen
+from graf_driver_mysql.unconfirmed import Freshness, Seen
 
 log = logging.getLogger("graf.driver.mysql")
 
@@ -59,7 +59,7 @@ class Standby:
         self._password = ""  # what replication connects with, "" where it is not known
         self._token = ""  # what it acknowledges with, where that needs a permit
         self._asked_at = -1.0
-        self.active_had: Seen | None = None  # in mode async
+        self.freshness = Freshness()  # in mode async
         self._renewed_at = -1.0
         self._renewing = False  # replication is being given another password, everything received being applied
         self._receiver = asyncio.Lock()  # one at a time starts or stops the receiver thread
@@ -76,6 +76,7 @@ class Standby:
         """From now on this site is not promotable, until it has caught up anew."""
         self.caught_up = False
         self._cause, self._obstacle = cause, ""
+        self.freshness.forget()
         self._target = None
 
     def _hinder(self, obstacle: str) -> None:
@@ -209,6 +210,7 @@ class Standby:
         if now.applying and not self.held:
             await self._obey(now)
         if self.backend.parameters.asynchronous and not self.held:
+            self.freshness.look(seen)
             await self._note_active()
 
     async def _gain_evidence(self, seen: Observation) -> None:
@@ -297,7 +299,7 @@ class Standby:
             await control.run(self.backend.engine.stop_following)
         self._drop_remote()
         self.drop_evidence("has not caught up with the active yet")
-        self.active_had = None
+        self.freshness = Freshness()
         password = await self.backend.credentials.for_channel()
         _, _, everything = await positions(control)
         # The record first: from here on this data is a standby's.
@@ -369,7 +371,7 @@ class Standby:
         self._asked_at = asked = loop.time()
         answer = await self._ask_source()
         if answer is not None and not answer[0]:
-            self.active_had = Seen(self.source.site, answer[1], asked)
+            self.freshness.asked(Seen(self.source.site, answer[1], asked))
 
     async def _permit(self, source: Endpoint) -> str | None:
         """What this site may log in with to acknowledge: "" without a permit, None when it cannot be asked for."""

@@ -16,7 +16,7 @@ from graf_driver_mysql.observe import Observation
 from graf_driver_mysql.rate import ApplyRate
 from graf_driver_mysql.record import DataRole, Record
 from graf_driver_mysql.scope import Scope
-from graf_driver_mysql.unconfirmed import Seen
+from graf_driver_mysql.unconfirmed import Freshness
 
 ACTIVE_FRESH_S = 1.0  # an answer of the active that is older tells no lag any more
 
@@ -140,14 +140,18 @@ def activation_ms(seen: Observation, rate: ApplyRate) -> int:
     return -1 if predicted is None else math.ceil(predicted * 1000)
 
 
-def asynchronous(status: Status, active: Seen | None, seen: Observation, now_s: float) -> Status:
+def asynchronous(status: Status, freshness: Freshness, seen: Observation, now_s: float, rpo_s: float | None) -> Status:
     """A standby that nothing waits for tells what it would lack; its lag is behind the active and not what it got."""
-    text = unconfirmed.told(active, seen, now_s)
-    behind = unconfirmed.lag(active, seen, now_s, ACTIVE_FRESH_S)
+    text = unconfirmed.told(freshness.last, seen, now_s)
+    behind = unconfirmed.lag(freshness.last, seen, now_s, ACTIVE_FRESH_S)
+    age_s = freshness.age_s(now_s)
+    too_old = unconfirmed.beyond_rpo(age_s, rpo_s)
     return replace(
         status,
         lag_transactions=-1 if behind is None else behind,
-        lag_seconds=-1.0 if behind is None else status.lag_seconds,
+        lag_seconds=-1.0 if age_s is None else age_s,
+        promotable=status.promotable and not too_old,
+        promotable_reason=status.promotable_reason or too_old,
         message=status.message or f"asynchronous: a promotion now would go without {text}",
         facts={**status.facts, "may_lack": text},
     )
