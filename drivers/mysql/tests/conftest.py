@@ -129,6 +129,7 @@ class Site:
         self.spec = Spec(ComponentKey("vcu-db", "db", name), self.parameters)
         self.driver = MysqlDriver()
         self.other: Site = self
+        self.third: tuple[Site, ...] = ()
 
     @property
     def component(self) -> Any:
@@ -144,7 +145,8 @@ class Site:
     async def once(self, role: Role, epoch: int, *sites: str, other: Role = Role.UNSPECIFIED) -> Any:
         if role is Role.STANDBY:
             other = Role.ACTIVE
-        request = EnsureRole(self.spec, role, epoch, (self.other.peer(other),), frozenset(sites))
+        peers = (self.other.peer(other), *(site.peer(Role.STANDBY) for site in self.third))
+        request = EnsureRole(self.spec, role, epoch, peers, frozenset(sites))
         return await self.driver.ensure_role(request)
 
     async def ensure(self, role: Role, epoch: int, *sites: str, other: Role = Role.UNSPECIFIED) -> float:
@@ -260,6 +262,37 @@ class Lab:
         await self.west.promotable()
 
 
+@dataclass
+class ThreeLab:
+    """Three sites and the clients' memory."""
+
+    east: Site
+    west: Site
+    north: Site
+    load: Load = field(default_factory=Load)
+    until: Any = staticmethod(until)
+
+    async def up(self) -> None:
+        """East active with west in the synchronous set, north beside it; both follow and are promotable."""
+        await self.east.ensure(Role.ACTIVE, 1, "east")
+        for site in (self.west, self.north):
+            await self.follow(site, self.east, 1)
+        await self.east.ensure(Role.ACTIVE, 1, "east", "west")
+        self.east.create_table()
+        await self.west.promotable()
+        await self.north.promotable()
+
+    async def follow(self, site: Site, active: Site, epoch: int) -> None:
+        """Makes a site the standby of another one, as a controller does once it is."""
+        self.turn(site, active)
+        await site.ensure(Role.STANDBY, epoch)
+
+    def turn(self, site: Site, active: Site) -> None:
+        """Whom a site is told to be active."""
+        site.other = active
+        site.third = tuple(one for one in (self.east, self.west, self.north) if one not in (site, active))
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A bootstrapped data directory and the credentials, made once."""
@@ -334,6 +367,37 @@ async def scoped_lab(tmp_path: Path, scoped_template: tuple[Path, Path]) -> Asyn
         yield built
 
 
+MYSQL_SCOPE: dict[str, Any] = {"databases": ["app"], "tables": ["shop.orders"]}
+
+
+@pytest.fixture
+async def mysql_scoped_lab(
+    tmp_path: Path, mysql_template: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Lab]:
+    """The same with MySQL, whose sites have no accounts of their own."""
+    monkeypatch.setenv("PATH", f"{MYSQL_PROGRAM.parent}:{os.environ['PATH']}")
+    made = parse(Site("made", 1, 3306, tmp_path, tmp_path, mysql_template[1], "mysql", MYSQL_SCOPE).parameters)
+    bootstrap.ensure_data(made, Layout(made.data_dir))
+    shutil.rmtree(made.data_dir / "data")
+    async with two_sites(tmp_path, (made.data_dir, mysql_template[1]), "mysql", MYSQL_SCOPE) as built:
+        yield built
+
+
+@pytest.fixture
+async def three_lab(tmp_path: Path, template: tuple[Path, Path]) -> AsyncIterator[ThreeLab]:
+    async with three_sites(tmp_path, template, "mariadb") as built:
+        yield built
+
+
+@pytest.fixture
+async def mysql_three_lab(
+    tmp_path: Path, mysql_template: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[ThreeLab]:
+    monkeypatch.setenv("PATH", f"{MYSQL_PROGRAM.parent}:{os.environ['PATH']}")
+    async with three_sites(tmp_path, mysql_template, "mysql") as built:
+        yield built
+
+
 @pytest.fixture
 async def mysql_lab(
     tmp_path: Path, mysql_template: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
@@ -348,23 +412,50 @@ async def mysql_lab(
 async def two_sites(
     base: Path, template: tuple[Path, Path], engine: str, scope: dict[str, Any] | None = None
 ) -> AsyncIterator[Lab]:
+    async with _sites(base, template, engine, scope, {"east": 20, "west": 30}) as sites:
+        sites[0].other, sites[1].other = sites[1], sites[0]
+        built = Lab(sites[0], sites[1])
+        try:
+            yield built
+        finally:
+            built.load.stopping.set()
+
+
+@contextlib.asynccontextmanager
+async def three_sites(base: Path, template: tuple[Path, Path], engine: str) -> AsyncIterator[ThreeLab]:
+    async with _sites(base, template, engine, None, {"east": 20, "west": 30, "north": 40}) as sites:
+        for site in sites:
+            site.parameters["severalStandbys"] = True
+        built = ThreeLab(sites[0], sites[1], sites[2])
+        built.turn(built.east, built.west)
+        built.turn(built.west, built.east)
+        built.turn(built.north, built.east)
+        try:
+            yield built
+        finally:
+            built.load.stopping.set()
+            for thread in built.load.threads:
+                thread.join(0.1)
+
+
+@contextlib.asynccontextmanager
+async def _sites(
+    base: Path, template: tuple[Path, Path], engine: str, scope: dict[str, Any] | None, numbers: dict[str, int]
+) -> AsyncIterator[list[Site]]:
     made, credentials = template
     sockets = Path(tempfile.mkdtemp(prefix="graf-mysql-", dir="/tmp"))
-    ports = free_ports(4)
+    ports = free_ports(2 * len(numbers))
     sites = [
         Site(name, number, port, base, sockets, credentials, engine, scope, copy_port)
-        for (name, number), port, copy_port in zip((("east", 20), ("west", 30)), ports[:2], ports[2:], strict=True)
+        for (name, number), port, copy_port in zip(
+            numbers.items(), ports[: len(numbers)], ports[len(numbers) :], strict=True
+        )
     ]
     for site in sites:
         shutil.copytree(made, site.root)
-    sites[0].other, sites[1].other = sites[1], sites[0]
-    built = Lab(*sites)
     try:
-        yield built
+        yield sites
     finally:
-        built.load.stopping.set()
         for site in sites:
             await site.driver.close()
-        for thread in built.load.threads:
-            thread.join(20)
         shutil.rmtree(sockets, ignore_errors=True)

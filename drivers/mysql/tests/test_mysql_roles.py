@@ -313,6 +313,28 @@ async def test_a_second_component_is_refused(lab: Any) -> None:
         await lab.east.driver.ensure_role(EnsureRole(other, Role.FENCED, 1))
 
 
+async def test_a_second_group_with_another_part_of_the_server_is_refused_and_the_first_goes_on(lab: Any) -> None:
+    await lab.up()
+    parameters = {**lab.east.parameters, "scope": {"databases": ["billing"]}}
+    other = Spec(ComponentKey("billing-db", "db", "east"), parameters)
+    driver = lab.east.driver
+    calls = (
+        lambda: driver.ensure_role(EnsureRole(other, Role.ACTIVE, 9, (), frozenset({"east"}))),
+        lambda: driver.ensure_role(EnsureRole(other, Role.FENCED, 9)),
+        lambda: driver.status(other),
+        lambda: driver.quiesce(other, 9),
+    )
+    for call in calls:
+        with pytest.raises(
+            PreconditionError, match=r"one server has one group: give .*billing-db.* a server of its own"
+        ):
+            await call()
+    status = await lab.east.status()
+    assert (status.role, status.accepting, status.synchronous_set) == (Role.ACTIVE, True, {"east", "west"})
+    with lab.east.client() as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (1)")
+
+
 async def test_the_semi_synchronous_source_is_off_on_a_standby(lab: Any) -> None:
     await lab.up()
     assert lab.west.sql("SELECT @@global.rpl_semi_sync_master_enabled") == [(0,)]

@@ -74,7 +74,7 @@ def with_local(database: str, user: str) -> dict[str, Any]:
         (with_local("app", "x"), "scope.local", "is in scope"),
         (with_local("x", "app"), "scope.local", "application's"),
         (with_local("x", "root"), "scope.local", "account of the"),
-        ({"engine": "mysql"}, "scope", "is not built for mysql"),
+        ({"engine": "mysql", **with_local("x", "x")}, "scope.local", "lets no account pass super_read_only"),
         ({"scope": {"databases": ["app"], "tables": ["shop.t"]}, "initSql": "/etc/hostname"}, "initSql", "run again"),
     ],
 )  # fmt: skip

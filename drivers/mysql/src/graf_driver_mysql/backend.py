@@ -147,7 +147,7 @@ class Backend:
             if not self._take(control, run):
                 return self.seen
             self._control = control
-        seen = await observe(monitor)
+        seen = await observe(monitor, permits=self.parameters.several_standbys)
         if run == self.run and self.server.alive:
             self.seen = seen
         return self.seen

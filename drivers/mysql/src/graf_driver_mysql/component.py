@@ -8,14 +8,21 @@ import logging
 from collections.abc import Callable, Sequence
 
 from graf_driver_sdk import logs
-from graf_driver_sdk.errors import PreconditionError
+from graf_driver_sdk.errors import InvalidParametersError, PreconditionError
 from graf_driver_sdk.types import EnsureRole, Peer, Progress, Role
 
+from graf_driver_mysql import unconfirmed
 from graf_driver_mysql.active import Active
 from graf_driver_mysql.backend import Backend, Mode
 from graf_driver_mysql.guard import Guard
 from graf_driver_mysql.observe import positions
-from graf_driver_mysql.parameters import Endpoint, Parameters, peer_endpoint
+from graf_driver_mysql.parameters import (
+    Endpoint,
+    Parameters,
+    peer_endpoint,
+    peer_server_id,
+    standby_problems,
+)
 from graf_driver_mysql.record import DataRole
 from graf_driver_mysql.recovery import Start, choose
 from graf_driver_mysql.seed import Seed
@@ -26,6 +33,8 @@ log = logging.getLogger("graf.driver.mysql")
 
 START_WAIT_S = 1.0  # how long one call waits for a server that starts
 NOT_TWO = "the active waits for one acknowledgement, whoever gives it: more than two sites in a set cannot be kept"
+NOT_ASYNC = "mode is async: no commit waits for another site"
+NOT_SEVERAL = "severalStandbys is not set: an acknowledgement would count whoever gave it"
 
 
 class Component:
@@ -45,6 +54,17 @@ class Component:
 
     async def ensure_role(self, request: EnsureRole) -> Progress:
         """Gives the server its role; see the SDK."""
+        if self.parameters.several_standbys:
+            ids = {peer.site: peer_server_id(peer.site, peer.parameters) for peer in request.peers}
+            self.active.server_ids = ids
+        elif (
+            len(request.peers) > 1
+            and not self.parameters.asynchronous
+            and (request.role is Role.STANDBY or len(request.synchronous_set) > 1)
+        ):
+            # Not a precondition, which a resync might mend: people have to.
+            peers = {peer.site: peer.parameters for peer in request.peers}
+            raise InvalidParametersError(standby_problems(self.parameters, peers), "acknowledging")
         self.wanted = request.role
         self.peers = request.peers
         if request.role is not Role.STANDBY:
@@ -97,8 +117,12 @@ class Component:
         wanted = tuple(sorted(request.synchronous_set)) or (self.site,)
         if self.site not in wanted:
             raise PreconditionError(f"the synchronous set {', '.join(wanted)} lacks this site ({self.site})")
-        if len(wanted) > 2:
+        if len(wanted) > 1 and self.parameters.asynchronous:
+            raise PreconditionError(f"{NOT_ASYNC}; asked for {', '.join(wanted)}")
+        if len(wanted) - 1 > self.backend.engine.most_acknowledging:
             raise PreconditionError(f"{NOT_TWO}; asked for {', '.join(wanted)}")
+        if len(wanted) - 1 > 1 and not self.parameters.several_standbys:
+            raise PreconditionError(f"{NOT_SEVERAL}; asked for {', '.join(wanted)}")
         if self._starting is not None:
             await asyncio.wait({self._starting})  # a start without the role; bounded by the server's own time-out
             self._starting = None
@@ -116,10 +140,23 @@ class Component:
         if self.backend.mode is Mode.QUIESCED and (await self.backend.record()).epoch == request.epoch:
             return await self.active.keep_to(request.epoch, wanted)  # stays quiesced: only Unquiesce opens it
         await self._refuse_unproven(request)
+        lacking = await self._lacking()
         if self.backend.mode is Mode.STANDBY and not await self.standby.finish():
             return Progress.pending("what was received is still being applied", 1)
         await self.active.promote(request.epoch, wanted)
+        if lacking:
+            self.active.lacking = f"promoted in epoch {request.epoch} without {lacking}"
+            logs.event(log, "promoted asynchronously", logging.WARNING, site=self.site, without=lacking)
         return Progress.done()
+
+    async def _lacking(self) -> str:
+        """What an asynchronous standby goes without when it is promoted now, "" elsewhere."""
+        if not self.parameters.asynchronous or self.backend.mode is not Mode.STANDBY:
+            return ""
+        seen = await self.backend.look()
+        if seen is None or seen.replica is None:
+            return ""
+        return unconfirmed.told(self.standby.freshness.last, seen, asyncio.get_running_loop().time())
 
     async def _refuse_unproven(self, request: EnsureRole) -> None:
         """A site that may lack acknowledged writes is not promoted."""

@@ -162,8 +162,13 @@ class MysqlDriver(Driver):
         peers = [peer.site for peer in component.peers]
         now_s = asyncio.get_running_loop().time()
         scope = backend.parameters.scope
-        told = {**component.seed.facts, **managed.rotation.facts, **managed.copies.facts}
-        return render.running(
+        told = {
+            **component.seed.facts,
+            **managed.rotation.facts,
+            **managed.copies.facts,
+            **component.active.facts(seen),
+        }
+        status = render.running(
             backend.engine,
             backend.mode,
             component.wanted,
@@ -181,6 +186,10 @@ class MysqlDriver(Driver):
                 **{name: text for name, text in told.items() if text},
             },
         )
+        if not backend.parameters.asynchronous or backend.mode is not Mode.STANDBY:
+            return status
+        component.standby.freshness.look(seen)
+        return render.asynchronous(status, component.standby.freshness, seen, now_s, backend.parameters.rpo_s)
 
     async def close(self) -> None:
         """Ends the server with its driver."""
@@ -197,9 +206,10 @@ class MysqlDriver(Driver):
             # Parameters that changed while the server runs wait for the driver's restart: a role call, a fence
             # above all, must not fail because of them.
             if managed.key != spec.key:
+                # Not only another name: fence, acknowledgement and recovery are those of a whole server.
                 raise PreconditionError(
-                    f"this driver manages {managed.key} and no other component: "
-                    f"give {spec.key} a DriverClass of its own"
+                    f"this driver manages {managed.key} and no other component, as one server has one group: "
+                    f"give {spec.key} a server of its own (a DriverClass with another dataDir, socketDir and port)"
                 )
             return managed
         parameters = parse(spec.parameters)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from graf_driver_mysql.history import History
+from graf_driver_mysql.parameters import REPLICATION_USER
 from graf_driver_mysql.text import quoted
 from graf_driver_mysql.tls import TlsFiles
 from graf_driver_mysql.values import Account, Replica, SemiSync
@@ -43,6 +44,7 @@ class Engine(ABC):
 
     open_writes: ClassVar[str] = "SET GLOBAL read_only = OFF"
     shut_writes: ClassVar[str]
+    open_to_administrator: ClassVar[tuple[str, ...]] = ()  # before it, not even root could make an account
 
     section: ClassVar[str]  # of the configuration file
     settings: ClassVar[str]  # what every server has in it
@@ -52,6 +54,8 @@ class Engine(ABC):
     reload_tls: ClassVar[str]  # reads the certificates anew; never in the binary log
     applies_while_changing: ClassVar[bool]  # replication gets another password while the applier runs
     acknowledged_counter: ClassVar[str]
+    keeps_the_rest: ClassVar[bool]  # beside a scope: accounts of the site itself, and a rebuild that spares their data
+    most_acknowledging: ClassVar[int]  # how many standbys a commit can be made to wait for
 
     @property
     def start_receiver(self) -> str:
@@ -121,6 +125,19 @@ class Engine(ABC):
         """The statement that switches the semi-synchronous source."""
         return f"SET GLOBAL rpl_semi_sync_{self.source_word.lower()}_enabled = {'ON' if on else 'OFF'}"
 
+    def require(self, standbys: int) -> tuple[str, ...]:
+        """The statements after which a commit waits for that many acknowledgements; none where it is always one."""
+        return ()
+
+    @property
+    def read_giving(self) -> str:
+        """The query for ``e``: whether a standby gives acknowledgements from its receiver's next start on."""
+        return f"SELECT @@global.rpl_semi_sync_{self.replica_word.lower()}_enabled AS e"
+
+    def give(self, on: bool) -> str:
+        """The statement that switches a standby's acknowledgements, from its receiver's next start on."""
+        return f"SET GLOBAL rpl_semi_sync_{self.replica_word.lower()}_enabled = {'ON' if on else 'OFF'}"
+
     def semi_sync(self, rows: list[Row]) -> SemiSync:
         """The source's counters, from the rows of ``read_semi_sync``."""
         value = {row["Variable_name"][len(self._semi_sync_counters) :]: row["Value"] for row in rows}
@@ -148,6 +165,7 @@ class Engine(ABC):
             apply_error=row["Last_SQL_Error"] or "",
             delay_s=int(row.get("SQL_Delay") or 0),
             tls=self._channel_tls(row),
+            user=row[f"{source}_User"] or "",
         )
 
     def _channel_tls(self, row: Row) -> TlsFiles | None:
@@ -197,7 +215,13 @@ class Engine(ABC):
             f"innodb_buffer_pool_size = {parameters.buffer_pool_mib}M\n"
             f"{'' if parameters.tls is None else parameters.tls.server_settings()}"
             f"{self.settings}"
+            f"{self._starts_silent(parameters)}"
         )
+
+    def _starts_silent(self, parameters: Parameters) -> str:
+        """With more than one standby nobody acknowledges without a permit, asynchronously nobody; later lines count."""
+        silent = parameters.several_standbys or parameters.asynchronous
+        return f"rpl_semi_sync_{self.replica_word.lower()}_enabled = OFF\n" if silent else ""
 
     def log_skipped(self, logged: History, everything: History) -> tuple[str, ...]:
         """The statements that put transactions which a filter kept from being applied into the binary log, as names.
@@ -263,12 +287,22 @@ class Engine(ABC):
         """The statement: an account must show a certificate besides its password, or need not."""
         return f"ALTER USER {quoted(user)}@'%' REQUIRE {'X509' if tls else 'NONE'}"
 
-    @abstractmethod
+    def log_in(self, user: str, password: str) -> str:
+        """The statement that gives replication an account."""
+        word = self.source_word.upper()
+        to = "MASTER" if word == "MASTER" else "REPLICATION SOURCE"
+        return f"CHANGE {to} TO {word}_USER={quoted(user)}, {word}_PASSWORD={quoted(password)}"
+
     def change_password(self, password: str) -> tuple[str, ...]:
         """The statements that give replication another password, from a stopped receiver to one that is started.
 
         The applier runs before and after, and everything received is applied.
         """
+        return self.change(self.log_in(REPLICATION_USER, password))
+
+    @abstractmethod
+    def change(self, *statements: str) -> tuple[str, ...]:
+        """Statements that change replication's settings, from a stopped receiver to one that is started; likewise."""
 
     @abstractmethod
     def start_following_with(self, password: str) -> tuple[str, ...]:

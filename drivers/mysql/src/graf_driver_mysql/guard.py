@@ -1,6 +1,7 @@
 """Keeps the accounts of a scoped server to their side: makes the site's own, locks who could reach both.
 
-Whole servers have no guard: there ``read_only`` binds everybody but the administrator.
+Whole servers have no guard: there ``read_only`` binds everybody but the administrator. Nor has a scope with MySQL,
+where nobody passes it and a site has no accounts of its own.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Guard:
     async def prepare(self) -> None:
         """Before anybody is given a role; raises SqlError."""
         scope = self.backend.parameters.scope
-        if scope is None:
+        if scope is None or not self.backend.engine.keeps_the_rest:
             return
         side = await self.backend.side_session("guard")
         try:
@@ -66,7 +67,7 @@ class Guard:
             return
         self.trouble = await self._shut(seen)
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._checked_at_s < INTERVAL_S:
+        if now_s - self._checked_at_s < INTERVAL_S or not self.backend.engine.keeps_the_rest:
             return
         self._checked_at_s = now_s
         side = await self.backend.side_session("guard")

@@ -91,6 +91,8 @@ class MariaDB(Engine):
     reload_tls = "FLUSH LOCAL SSL"
     applies_while_changing = False
     acknowledged_counter = "get_ack"
+    keeps_the_rest = True
+    most_acknowledging = 1
 
     def history(self, text: str) -> History:
         """The last transaction of each domain."""
@@ -116,13 +118,13 @@ class MariaDB(Engine):
             f" {self.channel_tls(parameters.tls)}",
         )
 
-    def change_password(self, password: str) -> tuple[str, ...]:
+    def change(self, *statements: str) -> tuple[str, ...]:
         """It changes nothing while one of the threads runs."""
-        return (self.stop_applier, *self.start_following_with(password))
+        return (self.stop_applier, *statements, self.start_following)
 
     def start_following_with(self, password: str) -> tuple[str, ...]:
         """A start with both threads stopped discards the relay log, with this or without."""
-        return (f"CHANGE MASTER TO MASTER_PASSWORD={quoted(password)}", self.start_following)
+        return (self.log_in(REPLICATION_USER, password), self.start_following)
 
     async def log_complete(self, session: Session) -> bool:
         """The first file that is still there begins with what was before it: nothing, where it is the first of all."""

@@ -12,6 +12,7 @@ from graf_driver_mysql.gtidset import GtidSet
 from graf_driver_mysql.history import History
 from graf_driver_mysql.parameters import HEARTBEAT_S, REPLICATION_USER, Endpoint, Parameters
 from graf_driver_mysql.programs import bootstrap_run, program
+from graf_driver_mysql.scope import escaped
 from graf_driver_mysql.text import quoted
 from graf_driver_mysql.values import Account
 
@@ -90,6 +91,7 @@ class MySQL(Engine):
     read_followers = "SHOW REPLICAS"
 
     shut_writes = "SET GLOBAL super_read_only = ON"
+    open_to_administrator = ("SET GLOBAL super_read_only = OFF",)  # read_only stays on
 
     section = "mysqld"
     settings = _SAFETY + _ECONOMY
@@ -99,6 +101,8 @@ class MySQL(Engine):
     reload_tls = "ALTER INSTANCE RELOAD TLS"
     applies_while_changing = True
     acknowledged_counter = "yes_tx"  # commits that were acknowledged
+    keeps_the_rest = False
+    most_acknowledging = 65535
 
     def history(self, text: str) -> History:
         """A set of intervals for each server."""
@@ -123,9 +127,13 @@ class MySQL(Engine):
             f" {self.channel_tls(parameters.tls)}",
         )
 
-    def change_password(self, password: str) -> tuple[str, ...]:
+    def change(self, *statements: str) -> tuple[str, ...]:
         """The receiver's settings change while the applier runs, and its relay log stays."""
-        return (f"CHANGE REPLICATION SOURCE TO SOURCE_PASSWORD={quoted(password)}", self.start_receiver)
+        return (*statements, self.start_receiver)
+
+    def require(self, standbys: int) -> tuple[str, ...]:
+        """Each of them counts once, by its ``server_id``."""
+        return (f"SET GLOBAL rpl_semi_sync_source_wait_for_replica_count = {standbys}",)
 
     def start_following_with(self, password: str) -> tuple[str, ...]:
         """The applier first: with both threads stopped, the change would discard the relay log."""
@@ -176,6 +184,15 @@ class MySQL(Engine):
     def wait_applied(self, position: History, seconds: float) -> str:
         """``WAIT_FOR_EXECUTED_GTID_SET`` gives 1 when the time is over."""
         return f"SELECT WAIT_FOR_EXECUTED_GTID_SET({quoted(str(position))}, {seconds:.3f}) AS r"
+
+    def own_settings(self, parameters: Parameters) -> str:
+        """With a scope: what is applied. What is not gets its name into the log by itself, as an empty transaction."""
+        if (scope := parameters.scope) is None:
+            return ""
+        lines = ["replicate-do-table = graf.probe"]
+        lines += [f"replicate-wild-do-table = {escaped(name)}.%" for name in scope.databases]
+        lines += [f"replicate-do-table = {database}.{table}" for database, table in scope.tables]
+        return "\n".join(lines) + "\n"
 
     def arguments(self, truncate: bool, *, continues: bool) -> tuple[str, ...]:
         """None: recovery keeps what is in the binary log, and writes nothing into it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graf_driver_mysql import acks
 from graf_driver_mysql.history import History
 from graf_driver_mysql.sql import Session
 from graf_driver_mysql.values import Observation, Replica, SemiSync
@@ -34,11 +35,12 @@ async def semi_sync(session: Session) -> SemiSync:
     return session.engine.semi_sync(await session.rows(session.engine.read_semi_sync, timeout_s=2.0))
 
 
-async def observe(session: Session) -> Observation:
-    """One whole look (about 1 ms); raises SqlError."""
+async def observe(session: Session, *, permits: bool = False) -> Observation:
+    """One whole look (about 1 ms), with ``permits`` at who acknowledges too; raises SqlError."""
     engine = session.engine
-    variables, counters, hosts, replicas = await session.batch(
-        engine.read_positions, engine.read_semi_sync, engine.read_followers, engine.read_replica, timeout_s=2.0
+    statements = [engine.read_positions, engine.read_semi_sync, engine.read_followers, engine.read_replica]
+    variables, counters, hosts, replicas, *more = await session.batch(
+        *statements, *(["SHOW PROCESSLIST"] if permits else []), timeout_s=2.0
     )
     read_only, logged, applied, _ = engine.positions(variables[0])
     return Observation(
@@ -49,4 +51,5 @@ async def observe(session: Session) -> Observation:
         semi_sync=engine.semi_sync(counters),
         replica=engine.replica(replicas[0]) if replicas else None,
         followers=tuple(sorted({host["Host"] for host in hosts if host["Host"]})),
+        acknowledgers=acks.connected(more[0]) if more else frozenset(),
     )

@@ -23,13 +23,16 @@ DEFAULT_CREDENTIALS_DIR = "/etc/graf/mysql"
 REPLICATION_USER = "graf_repl"
 HEARTBEAT_S = 0.1  # the source's sign of life on an idle connection; it is also how it notices a dead standby
 ENGINE_NAMES = ("mariadb", "mysql")
+MODES = ("lossless", "async")
+MOST_RPO_S = 7 * 86400
 SOCKET_NAME = "mariadb.sock"
 COPY_PORT_OFFSET = 10000
 
 KNOWN = {
     "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
     "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
-    "scope", "tls", "applicationGraceS", "copyAboveMiB", "bootstrap", "copyPort",
+    "scope", "tls", "applicationGraceS", "copyAboveMiB", "bootstrap", "copyPort", "severalStandbys",
+    "mode", "rpoSeconds",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
@@ -58,6 +61,14 @@ class Parameters:
     bootstrap: str = methods.AUTO  # or the name of a method (methods.py)
     copy_port: int = 13306  # where the driver of another site gets a copy from
     application_grace_s: int = 3600  # the application's old password is accepted for so long
+    mode: str = "lossless"  # async: no commit waits for another site
+    rpo_s: float | None = None  # in mode async: writes of so many seconds may be missing where it is promoted
+    several_standbys: bool = False  # the group has more than two sites: acknowledging needs a permit (acks.py)
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether no commit waits for another site, whoever is active."""
+        return self.mode == "async"
 
     @property
     def socket(self) -> Path:
@@ -145,6 +156,13 @@ class _Reader:
             return Path(default)
         return Path(value)
 
+    def boolean(self, field: str) -> bool:
+        value = self.raw.get(field, False)
+        if not isinstance(value, bool):
+            self.problem(field, f"{value!r} is not true or false", "leave it out for false")
+            return False
+        return value
+
     def choice(self, field: str, names: tuple[str, ...]) -> str:
         value = self.raw.get(field, names[0])
         if value not in names:
@@ -187,6 +205,9 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
         bootstrap=reader.choice("bootstrap", methods.NAMES),
         copy_port=reader.integer("copyPort", 1, 65535, default_copy_port(port)),
         application_grace_s=reader.integer("applicationGraceS", 0, 30 * 86400, 3600),
+        mode=reader.choice("mode", MODES),
+        rpo_s=_rpo(reader),
+        several_standbys=reader.boolean("severalStandbys"),
     )
     _check_scope(reader, parameters)
     _check_bootstrap(reader, parameters)
@@ -219,8 +240,9 @@ def _check_scope(reader: _Reader, parameters: Parameters) -> None:
     scope = parameters.scope
     if scope is None:
         return
-    if parameters.engine != "mariadb":
-        reader.problem("scope", f"is not built for {parameters.engine}", "use MariaDB, or leave it out")
+    if parameters.engine != "mariadb" and scope.local:
+        cause = "MySQL lets no account pass super_read_only, and whoever passes read_only would be in the binary log"
+        reader.problem("scope.local", cause, "use MariaDB, or leave it out")
     database, user = parameters.application_database, parameters.application_user
     if database is not None and database not in scope.all_databases:
         reader.problem("application.database", f"{database} is not in scope ({scope})", "put it into the scope")
@@ -244,6 +266,19 @@ def _check_bootstrap(reader: _Reader, parameters: Parameters) -> None:
         reader.problem("bootstrap", f"{engine} has no {asked}", f"use {methods.PHYSICAL[engine]}, dump, log or auto")
     elif parameters.scope is not None:
         reader.problem("bootstrap", f"{asked} replaces the whole server, of which a part is in scope", "leave it out")
+
+
+def _rpo(reader: _Reader) -> float | None:
+    """The convention of all drivers whose data is copied asynchronously: see the driver contract."""
+    value = reader.raw.get("rpoSeconds")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MOST_RPO_S:
+        reader.problem("rpoSeconds", f"{value!r} is no number of seconds", f"set 1 to {MOST_RPO_S}")
+        return None
+    if reader.raw.get("mode", MODES[0]) != "async":
+        reader.problem("rpoSeconds", "is for mode async", "leave it out, or set mode: async: lossless loses nothing")
+    return float(value)
 
 
 def _tls(reader: _Reader) -> TlsFiles | None:
@@ -289,9 +324,33 @@ def peer_endpoint(site: str, raw: Mapping[str, Any]) -> Endpoint:
     return Endpoint(site, host, port, copy_port)
 
 
+def peer_server_id(site: str, raw: Mapping[str, Any]) -> int:
+    """By which number the server at another site acknowledges; raises InvalidParametersError."""
+    reader = _Reader(raw)
+    number = reader.integer("serverId", 1, 2**32 - 1)
+    if reader.problems:
+        raise InvalidParametersError(
+            tuple(FieldProblem(f"peers[{site}].{p.field}", p.cause, p.fix) for p in reader.problems)
+        )
+    return number
+
+
+def standby_problems(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> tuple[FieldProblem, ...]:
+    """With more than one standby, acknowledgements have to be told apart, and by all of them."""
+    problems = []
+    if len(peers) > 1 and not own.several_standbys and not own.asynchronous:
+        cause = f"is not set, and there are {len(peers)} other sites ({', '.join(sorted(peers))})"
+        problems.append(FieldProblem("severalStandbys", cause, "set it to true at every site and restart the drivers"))
+    for site, raw in sorted(peers.items()):
+        if bool(raw.get("severalStandbys", False)) is not own.several_standbys:
+            has = "does not have it" if own.several_standbys else "has it"
+            problems.append(FieldProblem("severalStandbys", f"site {site} {has}", "set the same at all sites"))
+    return tuple(problems)
+
+
 def peer_conflicts(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> tuple[FieldProblem, ...]:
     """Identities that must differ between sites and do not."""
-    problems = []
+    problems = list(standby_problems(own, peers))
     checks: tuple[tuple[str, Callable[[Parameters], int]], ...] = (
         ("serverId", lambda p: p.server_id),
         ("gtidDomainId", lambda p: p.gtid_domain_id),
@@ -303,6 +362,8 @@ def peer_conflicts(own: Parameters, peers: Mapping[str, Mapping[str, Any]]) -> t
         theirs = raw.get("engine", ENGINE_NAMES[0])
         if theirs != own.engine:
             problems.append(FieldProblem("engine", f"site {site} has {theirs!r}", "use one product at all sites"))
+        if (mode := raw.get("mode", MODES[0])) != own.mode:
+            problems.append(FieldProblem("mode", f"site {site} has {mode!r}", "set the same at all sites"))
         scope = scopes.read(raw.get("scope"), lambda *_: None)
         if _scope_text(scope) != _scope_text(own.scope):
             problems.append(

@@ -72,11 +72,22 @@ class Passwords:
             session = await backend.side_session("accounts")
             try:
                 if not logged:
-                    await session.run(UNLOGGED)
+                    await session.run(UNLOGGED, *self._let_in())
                 if await self._settle(session, user, password, peers):
                     self._settled[user] = state
             finally:
                 session.close()
+                if not logged:
+                    await self._shut_again()
+
+    def _let_in(self) -> tuple[str, ...]:
+        """At a standby of MySQL not even the administrator may change an account; ``read_only`` stays on for others."""
+        return () if self.backend.mode is Mode.ACTIVE else self.backend.engine.open_to_administrator
+
+    async def _shut_again(self) -> None:
+        backend = self.backend
+        if backend.engine.open_to_administrator and backend.mode in (Mode.IDLE, Mode.STANDBY, Mode.QUIESCED):
+            await backend.control.run(backend.engine.shut_writes)
 
     def _writes_accounts(self) -> bool:
         if self.backend.parameters.scope is None:

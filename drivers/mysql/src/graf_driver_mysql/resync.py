@@ -215,7 +215,7 @@ class Resync:
 
     async def _rebuild(self, finding: Assessment, epoch: int) -> None:
         backend = self.component.backend
-        whole = backend.parameters.scope is None
+        whole = backend.parameters.scope is None or not backend.engine.keeps_the_rest
         await self.component.seed.abandon()
         await backend.kill()
         layout = backend.server.layout

@@ -19,19 +19,24 @@ from dataclasses import replace
 from graf_driver_sdk import logs
 from graf_driver_sdk.errors import NeedsResyncError, PreconditionError
 
+from graf_driver_mysql import acks
 from graf_driver_mysql.backend import Backend, Mode
 from graf_driver_mysql.history import History
 from graf_driver_mysql.observe import Observation, Replica, positions, replica
-from graf_driver_mysql.parameters import Endpoint
+from graf_driver_mysql.parameters import REPLICATION_USER, Endpoint
 from graf_driver_mysql.record import DataRole
 from graf_driver_mysql.source import compare, stop_receiving
-from graf_driver_mysql.sql import Session, SqlError
+from graf_driver_mysql.sql import Session, SqlError, quoted
+from graf_driver_mysql.unconfirmed import Freshness, Seen
 
 log = logging.getLogger("graf.driver.mysql")
 
 CONNECT_WAIT_S = 0.3
 APPLY_WAIT_S = 1.0
 KICK_INTERVAL_S = 0.25
+ACTIVE_ASKED_S = 0.2  # how often an asynchronous standby asks what the active has
+PERMIT_INTERVAL_S = 0.2  # how soon a standby notices that it may acknowledge, or may no more
+_NO_TABLE = frozenset({1044, 1142, 1143, 1146})  # nobody was ever let acknowledge there
 RENEWAL_SEEN_S = 0.3  # an observation that was under way when replication got its new password is no older
 
 
@@ -52,6 +57,9 @@ class Standby:
         self._switching = False  # the applier was stopped here, to be started at once
         self._finished = False  # for promotion: everything received is applied, replication is being removed
         self._password = ""  # what replication connects with, "" where it is not known
+        self._token = ""  # what it acknowledges with, where that needs a permit
+        self._asked_at = -1.0
+        self.freshness = Freshness()  # in mode async
         self._renewed_at = -1.0
         self._renewing = False  # replication is being given another password, everything received being applied
         self._receiver = asyncio.Lock()  # one at a time starts or stops the receiver thread
@@ -68,6 +76,7 @@ class Standby:
         """From now on this site is not promotable, until it has caught up anew."""
         self.caught_up = False
         self._cause, self._obstacle = cause, ""
+        self.freshness.forget()
         self._target = None
 
     def _hinder(self, obstacle: str) -> None:
@@ -107,7 +116,9 @@ class Standby:
             self.drop_evidence("replication had been stopped: its relay log is discarded at the start")
             self._parallel = self.backend.engine.ordered
             password = await self.backend.credentials.for_channel()
-            await control.run(*self._how_to_apply(), *self.backend.engine.start_following_with(password))
+            await control.run(
+                *self._how_to_apply(), *self._silent(), *self.backend.engine.start_following_with(password)
+            )
             self._password = password
         elif not now.applying and not now.apply_error:
             await self._start_applier()
@@ -196,6 +207,11 @@ class Standby:
             await self._reconnect()
         elif now.receiving and not self.caught_up:
             await self._gain_evidence(seen)
+        if now.applying and not self.held:
+            await self._obey(now)
+        if self.backend.parameters.asynchronous and not self.held:
+            self.freshness.look(seen)
+            await self._note_active()
 
     async def _gain_evidence(self, seen: Observation) -> None:
         run = self.backend.run
@@ -283,21 +299,26 @@ class Standby:
             await control.run(self.backend.engine.stop_following)
         self._drop_remote()
         self.drop_evidence("has not caught up with the active yet")
+        self.freshness = Freshness()
         password = await self.backend.credentials.for_channel()
         _, _, everything = await positions(control)
         # The record first: from here on this data is a standby's.
         await self.backend.save(replace(await self.backend.record(), role=DataRole.STANDBY))
         self.backend.mode = Mode.STANDBY
         engine = self.backend.engine
+        several = self.backend.parameters.several_standbys and not self.backend.parameters.asynchronous
+        token = (await self._permit(source) or "") if several else ""
         self._parallel = engine.ordered or (single and self.backend.parameters.parallel_threads > 1)
         await control.run(
             *self._how_to_apply(),
             # A semi-synchronous source switched on here would make the applier wait for acknowledgements.
             engine.acknowledge(False),
+            *self._silent(),
             *engine.follow(source, self.backend.parameters, password, everything),
+            *(self._speaking(token) if token else ()),
             engine.start_following,
         )
-        self._password = password
+        self._password, self._token = token or password, token
 
     async def use_newest_password(self) -> None:
         """Gives replication the file's password as soon as the active accepts it, and proves to it that it is in use.
@@ -313,11 +334,58 @@ class Standby:
             credentials.hide()
             return
         newest = await credentials.newest()
-        if newest != self._password:
+        if newest != (credentials.accepted if self._token else self._password):
             (await self.backend.remote_session(self.source)).close()
-            if credentials.accepted != newest or not await self._renew(newest):
+            if credentials.accepted != newest:
+                return
+            change = self.backend.engine.change_password(newest)
+            if not self._token and not await self._renew(newest, change, ""):
                 return
         await credentials.show(self.source)
+
+    async def _obey(self, now: Replica) -> None:
+        """With more than one standby: acknowledges when the active lets this site, and only then. See ``acks.py``."""
+        loop = asyncio.get_running_loop()
+        several = self.backend.parameters.several_standbys and not self.backend.parameters.asynchronous
+        if not several or loop.time() - self._asked_at < PERMIT_INTERVAL_S:
+            return
+        self._asked_at = loop.time()
+        token = None if self.source is None else await self._permit(self.source)
+        if token is None:
+            return
+        engine, control = self.backend.engine, self.backend.control
+        giving = bool((await control.row(engine.read_giving))["e"])
+        name = acks.user(self.backend.parameters.server_id) if token else REPLICATION_USER
+        if (now.user, giving, self._token) == (name, bool(token), token):
+            return
+        password = token or await self.backend.credentials.for_channel()
+        order = self._speaking(token) if token else (engine.give(False), engine.log_in(REPLICATION_USER, password))
+        if await self._renew(password, engine.change(*order), token):
+            logs.event(log, "acknowledging" if token else "not acknowledging", site=self.backend.site, account=name)
+
+    async def _note_active(self) -> None:
+        """In mode async: what the active has now, to tell what this site would lack without it."""
+        loop = asyncio.get_running_loop()
+        if self.source is None or loop.time() - self._asked_at < ACTIVE_ASKED_S:
+            return
+        self._asked_at = asked = loop.time()
+        answer = await self._ask_source()
+        if answer is not None and not answer[0]:
+            self.freshness.asked(Seen(self.source.site, answer[1], asked))
+
+    async def _permit(self, source: Endpoint) -> str | None:
+        """What this site may log in with to acknowledge: "" without a permit, None when it cannot be asked for."""
+        try:
+            if self._remote is None or self._remote.broken:
+                self._remote = await self.backend.remote_session(source)
+            query = f"SELECT token AS t FROM {acks.TABLE} WHERE site = {quoted(self.backend.site)}"  # noqa: S608
+            rows = await self._remote.rows(query, timeout_s=2.0)
+        except SqlError as error:
+            if error.code in _NO_TABLE:
+                return ""
+            self._drop_remote()
+            return None
+        return str(rows[0]["t"]) if rows else ""
 
     def steady(self, seen: Observation) -> Observation:
         """An observation in which the moment without an applier counts as what it is: a part of a new password.
@@ -330,7 +398,8 @@ class Standby:
             return seen
         return replace(seen, replica=replace(now, applying=True))
 
-    async def _renew(self, password: str) -> bool:
+    async def _renew(self, password: str, change: tuple[str, ...], token: str) -> bool:
+        """Replication gets another account or password; everything received is applied before."""
         engine, control = self.backend.engine, self.backend.control
         async with self._receiver:
             now = await replica(control)
@@ -347,13 +416,26 @@ class Standby:
                         await control.run(engine.start_receiver)  # tried again: acknowledging goes before
                         return False
                     self._switching = True
-                await control.run(*engine.change_password(password))
+                self._token = token
+                await control.run(*change)
                 self._password, self._switching = password, False
             finally:
                 self._renewing = False
                 self._renewed_at = asyncio.get_running_loop().time()
-        logs.event(log, "replication has the new password", site=self.backend.site)
+        logs.event(log, "replication has another password", site=self.backend.site)
         return True
+
+    def _speaking(self, token: str) -> tuple[str, ...]:
+        """It acknowledges only while it is let in by the account that the active can take away."""
+        engine = self.backend.engine
+        return (engine.log_in(acks.user(self.backend.parameters.server_id), token), engine.give(True))
+
+    def _silent(self) -> tuple[str, ...]:
+        """Before replication is given the account of everybody, where acknowledging needs one of its own."""
+        self._token = ""
+        parameters = self.backend.parameters
+        silent = parameters.several_standbys or parameters.asynchronous
+        return (self.backend.engine.give(False),) if silent else ()
 
     def _how_to_apply(self) -> tuple[str, ...]:
         """Before the applier is started: in parallel only where that keeps the order."""
@@ -388,4 +470,5 @@ class Standby:
         self._parallel = self.backend.engine.ordered
         self._switching = False
         self._password = ""
+        self._token = ""
         self._drop_remote()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from graf_driver_sdk.types import Follower, Health, Role, Status
 
+from graf_driver_mysql import unconfirmed
 from graf_driver_mysql.accounts import Account
 from graf_driver_mysql.backend import Mode
 from graf_driver_mysql.engine import Engine
@@ -14,6 +16,9 @@ from graf_driver_mysql.observe import Observation
 from graf_driver_mysql.rate import ApplyRate
 from graf_driver_mysql.record import DataRole, Record
 from graf_driver_mysql.scope import Scope
+from graf_driver_mysql.unconfirmed import Freshness
+
+ACTIVE_FRESH_S = 1.0  # an answer of the active that is older tells no lag any more
 
 
 def down(mode: Mode, wanted: Role, record: Record, reason: str, message: str) -> Status:
@@ -88,7 +93,7 @@ def accepting(mode: Mode, seen: Observation, in_force: tuple[str, ...]) -> bool:
     """Whether a client's write would be acknowledged now."""
     if mode is not Mode.ACTIVE or seen.read_only:
         return False
-    return len(in_force) <= 1 or seen.semi_sync.clients > 0
+    return seen.semi_sync.clients >= len(in_force) - 1
 
 
 def scope_facts(scope: Scope, locked: Mapping[Account, str]) -> dict[str, str]:
@@ -133,6 +138,23 @@ def activation_ms(seen: Observation, rate: ApplyRate) -> int:
         return 0
     predicted = promotion_s(seen, rate)
     return -1 if predicted is None else math.ceil(predicted * 1000)
+
+
+def asynchronous(status: Status, freshness: Freshness, seen: Observation, now_s: float, rpo_s: float | None) -> Status:
+    """A standby that nothing waits for tells what it would lack; its lag is behind the active and not what it got."""
+    text = unconfirmed.told(freshness.last, seen, now_s)
+    behind = unconfirmed.lag(freshness.last, seen, now_s, ACTIVE_FRESH_S)
+    age_s = freshness.age_s(now_s)
+    too_old = unconfirmed.beyond_rpo(age_s, rpo_s)
+    return replace(
+        status,
+        lag_transactions=-1 if behind is None else behind,
+        lag_seconds=-1.0 if age_s is None else age_s,
+        promotable=status.promotable and not too_old,
+        promotable_reason=status.promotable_reason or too_old,
+        message=status.message or f"asynchronous: a promotion now would go without {text}",
+        facts={**status.facts, "may_lack": text},
+    )
 
 
 def running(

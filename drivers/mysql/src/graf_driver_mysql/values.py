@@ -24,6 +24,7 @@ class Replica:
     apply_error: str
     delay_s: int = 0  # it applies this much later on purpose
     tls: TlsFiles | None = None  # what the connection verifies and shows; None: not verified
+    user: str = ""  # by which account it is let in
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +57,4 @@ class Observation:
     semi_sync: SemiSync
     replica: Replica | None
     followers: tuple[str, ...]  # sites registered as replicas
+    acknowledgers: frozenset[int] = frozenset()  # servers that acknowledge by a permit, where permits are used
