@@ -82,7 +82,7 @@ def test_an_application_that_only_runs_past_the_gate_is_told_and_convicts_nobody
     assert beside_s(moved()) == 0.0
     checks = judge_one_at_a_time([*moved(), *beside], ("east", "west"))
     assert all(check.ok for check in checks)
-    assert "behind a shut gate beside the other site's for 2." in checks[-1].detail
+    assert "reached by nobody, beside the other site's for 2." in checks[-1].detail
 
 
 def test_a_gate_that_leads_to_the_other_site_is_seen() -> None:

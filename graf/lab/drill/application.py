@@ -62,7 +62,7 @@ def judge_one_at_a_time(answers: Sequence[Told], sites: Sequence[str]) -> tuple[
     dual = dual_ticks(samples, Probe.READ)
     count = {site: sum(told.site == site for told in through) for site in sites}
     behind = beside_s(answers)
-    detail = f"{len(dual)} ticks of {len(through)} answers; it ran behind a shut gate beside the other site's for "
+    detail = f"{len(dual)} ticks of {len(through)} answers; it ran, reached by nobody, beside the other site's for "
     return (
         Check("the application was served at both sites", all(count.values()), str(count), Result.INVALID),
         Check("a site's own gate leads to its own application", not strangers, ", ".join(strangers) or "so it was"),
