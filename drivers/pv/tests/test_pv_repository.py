@@ -13,6 +13,7 @@ from graf_driver_pv.manifest import Manifest
 from graf_driver_pv.position import Position
 from graf_driver_pv.testing import SiteUnderTest, digest_of, two_sites
 from graf_driver_pv.testing_restic import make_repository, restic
+from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.testing import eventually
 from graf_driver_sdk.types import Assessment, ResyncStrategy, Role, Verdict
 
@@ -231,6 +232,9 @@ async def test_what_diverged_is_archived_and_a_resync_brings_the_rest(pair: Pair
     await east.ensure(Role.FENCED, 1)
     await west.ensure(Role.ACTIVE, 2)
     (west.current / "newer").write_text("of epoch 2")
+    # What east itself said last is in the repository, too: it proves nothing of what west has.
+    with pytest.raises(DriverCallError, match="call Assess, then Resync"):
+        await east.ensure(Role.STANDBY, 2, "west")
     found = await verdict(east, west)
     assert found.verdict is Verdict.DIVERGED
     assert east.client is not None
@@ -243,7 +247,7 @@ async def test_what_diverged_is_archived_and_a_resync_brings_the_rest(pair: Pair
         return answer.progress.completed
 
     await eventually("the resync", resynced, 60, 0.05)
-    assert (Path(archive) / "live" / "tree" / "only-here").read_text() == "never restored anywhere"
+    assert [path for path in digest_of(Path(archive)) if path.endswith("/tree/only-here")]
     assert "newer" in digest_of(east.volume / "generations" / east.generations[-1] / "tree")
 
 

@@ -33,7 +33,7 @@ _DISTRUST_S: Final = (30.0, 60.0, 120.0, 300.0, 600.0)
 class FromRepository:
     """What the site of the highest epoch put into a repository."""
 
-    settle_s = 4.0
+    settle_s = 2.5  # the controller gives up an Assess after 5 s
 
     def __init__(self, restic: Restic, component: str, peer_site: str) -> None:
         self._restic = restic
@@ -67,6 +67,12 @@ class FromRepository:
         head = catalog.head_of(self._entries)
         if head is None:
             raise ClientError(f"{self._peer_site} has put nothing into {self._restic.location} yet")
+        if head.site != self._peer_site:
+            # Not even of the data alone is anything proved: what this site has may be in what it said itself.
+            raise ClientError(
+                f"{self._peer_site} has not said in {self._restic.location} that it is active: the last that did was "
+                f"{head.site}, in epoch {head.epoch}"
+            )
         bad = {entry.snapshot for entry in self._entries if not self._is_trusted(entry)}
         newest = catalog.newest_generation(self._entries, head, bad)
         behind_s, note = self._behind_s(head, have, begun_wall_ms, now_ms)
