@@ -139,7 +139,7 @@ async def test_the_tail_of_mariadb_is_archived_with_an_index_and_a_dump_or_why_t
 
 @pytest.mark.mysql_long
 async def test_what_a_foreign_key_deleted_is_in_no_log_and_a_flashback_does_not_bring_it_back(lab: Any) -> None:
-    """Why a diverged site is rebuilt and not rewound: docs/adr/0020."""
+    """Why a diverged site is rebuilt and not rewound: docs/adr/0021."""
     await lab.east.ensure(Role.ACTIVE, 1, "east")
     lab.east.sql("CREATE TABLE app.p (n INT PRIMARY KEY) ENGINE=InnoDB")
     reference = "FOREIGN KEY (p) REFERENCES app.p (n) ON DELETE CASCADE"
