@@ -360,7 +360,9 @@ class Standby:
             return
         password = token or await self.backend.credentials.for_channel()
         order = self._speaking(token) if token else (engine.give(False), engine.log_in(REPLICATION_USER, password))
-        if await self._renew(password, engine.change(*order), token):
+        if not await self._renew(password, engine.change(*order), token):
+            self._asked_at += APPLY_WAIT_S  # it is far behind: not to be held up by one try after the other
+        else:
             logs.event(log, "acknowledging" if token else "not acknowledging", site=self.backend.site, account=name)
 
     async def _note_active(self) -> None:
