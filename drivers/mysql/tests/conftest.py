@@ -281,6 +281,8 @@ class ThreeLab:
         self.east.create_table()
         await self.west.promotable()
         await self.north.promotable()
+        last = self.east.position()
+        await until("the table at both", lambda: self.west.position() == self.north.position() == last)
 
     async def follow(self, site: Site, active: Site, epoch: int) -> None:
         """Makes a site the standby of another one, as a controller does once it is."""

@@ -72,6 +72,24 @@ async def test_a_stopped_replication_that_starts_again_drops_the_evidence(lab: A
     await lab.west.promotable()
 
 
+async def test_a_standby_killed_between_the_log_and_the_position_of_a_change_of_a_table_goes_on(lab: Any) -> None:
+    """The state that such a kill leaves (met): the binary log has the change, the slave's position has not."""
+    await lab.up()
+    last = lab.east.position()
+    await lab.until("the table at west", lambda: lab.west.position() == last)
+    lab.west.sql("STOP SLAVE")
+    domain, server, number = last.split(",")[0].split("-")
+    connection = pymysql.connect(unix_socket=str(lab.west.socket), user="root", autocommit=True, ssl_disabled=True)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET GLOBAL gtid_strict_mode = OFF")
+        cursor.execute(f"SET GLOBAL gtid_slave_pos = '{domain}-{server}-{int(number) - 1}'")
+        cursor.execute("SET GLOBAL gtid_strict_mode = ON")
+    await lab.west.ensure(Role.STANDBY, 1)
+    write(lab.east, 1)
+    await lab.until("the row at west", lambda: lab.west.numbers() == {1})
+    await lab.west.promotable()
+
+
 async def test_an_applier_that_was_stopped_alone_is_started_again(lab: Any) -> None:
     await lab.up()
     lab.west.sql("STOP SLAVE SQL_THREAD")

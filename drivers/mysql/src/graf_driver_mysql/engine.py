@@ -193,6 +193,10 @@ class Engine(ABC):
     def follow(self, source: Endpoint, parameters: Parameters, password: str, everything: History) -> tuple[str, ...]:
         """The statements that point replication at a source, without starting it."""
 
+    def resume(self, everything: History) -> tuple[str, ...]:
+        """The statements before replication goes on after the server's end; none where it knows what is applied."""
+        return ()
+
     @abstractmethod
     def wait_applied(self, position: History, seconds: float) -> str:
         """A query whose ``r`` is 0 when everything up to the position is applied in time."""

@@ -116,9 +116,10 @@ class Standby:
             self.drop_evidence("replication had been stopped: its relay log is discarded at the start")
             self._parallel = self.backend.engine.ordered
             password = await self.backend.credentials.for_channel()
-            await control.run(
-                *self._how_to_apply(), *self._silent(), *self.backend.engine.start_following_with(password)
-            )
+            _, _, everything = await positions(control)
+            engine = self.backend.engine
+            resume = engine.resume(everything)
+            await control.run(*self._how_to_apply(), *self._silent(), *resume, *engine.start_following_with(password))
             self._password = password
         elif not now.applying and not now.apply_error:
             await self._start_applier()
