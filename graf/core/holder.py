@@ -256,7 +256,7 @@ def settle_new_voters(view: SiteView, now_ns: int) -> Decision | None:
     lease, settling, holder_set = view.lease, view.settling, view.holder_set
     if lease is None or settling is None or settling.begun or holder_set is None:
         return None
-    if holder_set.current.version.epoch != lease.epoch:
+    if view.config.lossless and holder_set.current.version.epoch != lease.epoch:
         return None
     missing = [v for v in lease.voters.newcomers if v not in lease.sent_ns]
     age_ns = now_ns - view.won_at_ns

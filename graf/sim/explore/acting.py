@@ -11,6 +11,7 @@ from graf.core import messages as m
 from graf.core import participant as protocol
 from graf.core import site as core_site
 from graf.core.contender import CONTENDER_RULES
+from graf.core.holder import HOLDER_RULES
 from graf.core.participant import Ask, ContestLost, LeaseRenewed, VotersSettled, Won
 from graf.core.view import Contend, GroupConfig, ProposeSet, SettleVoters
 from graf.sim.explore import invariants, replication, seeing
@@ -48,6 +49,10 @@ class Acting:
             for site in setting.sites
         }
         without_own_silence = tuple(r for r in CONTENDER_RULES if r[0] != "own-voter-is-silent")
+        # The set of a group without data judges nobody: it is the record that the group has served, and beside the
+        # lease alone its messages would only multiply the states.
+        no_set = tuple(r for r in HOLDER_RULES if r[0] != "new-holder-shrinks")
+        self.holder_rules = HOLDER_RULES if setting.lossless else no_set
         self.contender_rules = without_own_silence if self.patch.no_restart_silence else CONTENDER_RULES
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -270,7 +275,7 @@ class Acting:
         if redeclared and self.setting.redeclared is not None:
             config = replace(config, voters=self.setting.redeclared)
         view = seeing.view(self.setting, config, node, told)
-        decision = core_site.decide(view, NOW, contender_rules=self.contender_rules)
+        decision = core_site.decide(view, NOW, self.holder_rules, self.contender_rules)
         for action in decision.actions:
             match action:
                 case Contend(epoch, known_set, voters):
