@@ -26,6 +26,7 @@ QUIESCE_TIMEOUT_S = 2.0
 GROW_WAIT_S = 0.25  # how long one call waits for the follower's acknowledgement
 GROW_PATIENCE_S = 1.0  # then clients are let go again: the follower is connected and does not answer
 STRANGER_LOOKS = 4
+PERMIT_TRIES = 6  # of half a second each: the end of a connection to a frozen standby takes MySQL more than one
 STILL_CONNECTED = "a standby that may acknowledge no more is still connected"
 NUDGE_AFTER_S = 0.2  # a commit waits for so long although everybody is connected that it waits for
 
@@ -123,8 +124,10 @@ class Active:
         await self._keep(self.in_force)
 
     async def _permit_only(self, wanted: tuple[str, ...]) -> None:
-        if not await self.permits.only(self._others(wanted)):
-            raise SqlError(f"{STILL_CONNECTED}: call again", 0)
+        for _ in range(PERMIT_TRIES):
+            if await self.permits.only(self._others(wanted)):
+                return
+        raise SqlError(f"{STILL_CONNECTED}: call again", 0)
 
     async def _permitted(self, wanted: tuple[str, ...]) -> str:
         """With more than one standby: lets exactly these acknowledge; who is waited for, "" when all of them do.
