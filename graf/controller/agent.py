@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -148,10 +149,12 @@ class GroupAgent:
         record, and the holder alone changes it (`graf.core.holder`, rule change-voters).
         """
         self.assignment = assignment
-        self.config = assignment.config
-        for name, component in self.components.items():
-            if name in assignment.wiring:
-                component.wiring = assignment.wiring[name]
+        # A component that is new is driven from the next start on: it has no part in any decision before.
+        known = tuple(c for c in assignment.config.components if c.name in self.components)
+        self.config = replace(assignment.config, components=known)
+        for config in self.config.components:
+            self.components[config.name].config = config
+            self.components[config.name].wiring = assignment.wiring[config.name]
         self.wake()
 
     def peer_status(self, peer: str, status: pb.GroupStatus) -> None:
@@ -230,7 +233,8 @@ class GroupAgent:
         return not refusal, refusal
 
     def _copies(self) -> list[Component]:
-        return [c for c in self.components.values() if c.config.copied]
+        """Those whose word about what they lack counts: beside a synchronous set only with a declared limit."""
+        return [c for c in self.components.values() if c.config.copied and (c.config.limited or not self.config.waits)]
 
     @staticmethod
     def _refusal(components: Iterable[Component]) -> str:
@@ -355,6 +359,7 @@ class GroupAgent:
             "LocalRestart",
             "NotInSynchronousSet",
             "DataNotPromotable",
+            "CopyBeyondRpo",
             "ManualFailover",
             "NoThirdVoter",
             "NoMajorityVisible",

@@ -59,6 +59,15 @@ MEND_FORGET_NS = 10_000 * MILLISECOND_NS
 STATUS_FRESH_NS = 5_000 * MILLISECOND_NS
 # What a driver may ask for at most between two calls.
 RETRY_LAST_S = 5.0
+LONGEST_RPO_S = 1e9
+
+
+def limit_s(parameters: Mapping[str, Any]) -> float | None:
+    """What may be lost of a copy, as declared; never more than can be told on the wire."""
+    limit = parameters.get("rpoSeconds")
+    if not isinstance(limit, int | float) or isinstance(limit, bool):
+        return None
+    return min(float(limit), LONGEST_RPO_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +156,12 @@ class Component:
 
         The limit is the parameter `rpoSeconds`, by convention of the drivers whose copies are not synchronous.
         """
-        limit_s, status = self.wiring.parameters.get("rpoSeconds"), self._status
-        if not isinstance(limit_s, int | float) or isinstance(limit_s, bool):
+        limit, status = limit_s(self.wiring.parameters), self._status
+        if limit is None:
             return None
         if status is None or status.lag_seconds < 0:
             return 0
-        return max(0, int((limit_s - status.lag_seconds) * 1000) - self.status_age_ns // MILLISECOND_NS)
+        return max(0, int((limit - status.lag_seconds) * 1000) - self.status_age_ns // MILLISECOND_NS)
 
     @property
     def last_error(self) -> str:

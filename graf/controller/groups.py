@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from graf.api.timing import MILLISECOND_NS, Timing
 from graf.api.values import Stage, VoterList
+from graf.controller.components import limit_s
 from graf.core.view import ComponentConfig, GroupConfig
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def assignment_of(spec: GroupAssignmentSpec, classes: Mapping[str, DriverClass])
                 synchronous=synchronous,
                 gate="GATE" in capabilities,
                 copied=can_be_copied and not synchronous,
+                limited=limit_s(component.parameters) is not None,
             )
         )
     members = spec.voters.members

@@ -165,7 +165,7 @@ def data_is_promotable(view: SiteView, now_ns: int) -> Decision | None:
     if not view.config.lossless or (view.promise is None and not view.record_lost):
         return None
     gave_back = view.given_at_ns > 0 and not view.given_to
-    if not view.config.waits and view.promise is not None and view.site in view.promise.heirs and not gave_back:
+    if not view.config.waits and view.is_its_own and not gave_back:
         return None  # its own is the newest; the driver of a copy that follows nobody need not say so
     bad = [c for c in view.data if not view.has_data(c)]
     if not bad:
@@ -175,23 +175,26 @@ def data_is_promotable(view: SiteView, now_ns: int) -> Decision | None:
 
 
 def copies_are_within_rpo(view: SiteView, now_ns: int) -> Decision | None:
-    """Of data outside the synchronous set no more is lost than its driver was told to allow (`promotable`).
+    """Of data that no set speaks of no more is lost than its driver was told to allow (`promotable`).
 
     Its word counts if it holds now, or held once the former holder's lease had ended for sure: since then nothing was
     written. A site to which the group belongs, or was given, loses nothing by this: what it has is the newest, or was
     proved.
     """
     promise = view.promise
-    if promise is None and not view.record_lost:
-        return None
-    if promise is not None and view.site in promise.heirs:
+    if (promise is None and not view.record_lost) or view.is_its_own:
         return None
     if promise is None:
         ended_ns = now_ns
+    elif promise.released and not promise.never_won and view.released_at_ns is not None:
+        ended_ns = view.released_at_ns
     else:
-        released = promise.released and view.released_at_ns is not None
-        ended_ns = view.released_at_ns if released and view.released_at_ns is not None else view.holder_free_at_ns
-    bad = [c for c in view.copies if not c.promotable and (c.promotable_at_ns is None or c.promotable_at_ns < ended_ns)]
+        ended_ns = view.holder_free_at_ns
+    bad = [
+        c
+        for c in view.judged_here
+        if not c.promotable and (c.promotable_at_ns is None or c.promotable_at_ns < ended_ns)
+    ]
     if not bad:
         return None
     detail = "; ".join(f"{c.name}: {c.promotable_reason or c.health.value}" for c in bad)

@@ -114,16 +114,15 @@ def _left_to_people(evidence: Reason) -> Decision:
 def release_when_data_is_lost(view: SiteView, now_ns: int) -> Decision | None:
     """A loud failure is fast: the holder that sees its data component die gives the epoch to a site that can serve.
 
-    Dead is proved, so it counts at once. Unknown and Unhealthy may pass: they count after the suspicion time, and never
-    where a move would lose what only this site has. Where nobody can take over, the component is started again in its
-    place.
+    Dead is proved, so it counts at once. Unknown and Unhealthy may pass: they count after the suspicion time. Of data
+    that is only copied a move loses what only this site has: Dead counts when starting again has had that time, and
+    nothing else does. Where nobody can take over, the component is started again in its place.
     """
     config = view.config
     lost = [
         c
         for c in view.data
-        if c.troubled_since_ns is not None
-        and (c.health is Health.DEAD or (config.waits and now_ns - c.troubled_since_ns >= config.timing.suspect_ns))
+        if c.troubled_since_ns is not None and _counts_as_lost(view, c, now_ns - c.troubled_since_ns)
     ]
     if not lost:
         return None
@@ -135,6 +134,11 @@ def release_when_data_is_lost(view: SiteView, now_ns: int) -> Decision | None:
         return _to_standby(successor, evidence)
     restart = Reason("LocalRestart", "no site can take over, the component is started again here")
     return Decision((), (evidence, restart, *refusals), config.timing.heartbeat_ns)
+
+
+def _counts_as_lost(view: SiteView, component: ComponentView, age_ns: int) -> bool:
+    dead, suspected = component.health is Health.DEAD, age_ns >= view.config.timing.suspect_ns
+    return dead or suspected if view.config.waits else dead and suspected
 
 
 def _lost_copies(view: SiteView) -> tuple[ComponentView, ...]:
@@ -180,8 +184,10 @@ def give_back_without_data(view: SiteView, now_ns: int) -> Decision | None:
         return None
     if lease.epoch == BOOTSTRAP_EPOCH:
         return None
-    # A promotion on its way may look like this for a moment; a death may not.
-    waited = now_ns - view.won_at_ns >= view.config.timing.suspect_ns
+    # A promotion on its way may look like this for a moment; a death may not. Where the group was this site's own, a
+    # copy that follows nobody never says that it is promotable: only its death counts.
+    own = not view.config.waits and view.promise is not None and view.site in view.promise.entitled
+    waited = not own and now_ns - view.won_at_ns >= view.config.timing.suspect_ns
     gone = [
         c
         for c in view.data
@@ -234,9 +240,19 @@ def _stands_by(view: SiteView, name: str) -> bool:
 
 
 def _copies_are_current(view: SiteView, peer: PeerView) -> bool:
-    """Whether a site lacks no more than declared, and will not before this holder could be gone unheard."""
-    ttl_ns = view.config.timing.ttl_ns
-    return not peer.copy_refusal and (peer.copy_spare_ns is None or peer.copy_spare_ns > ttl_ns)
+    """Whether a site lacks no more than declared, and will not before this holder could be gone unheard.
+
+    Who tells no limit has none declared, or is of an older version or assignment: then it counts while it is heard,
+    and only where this site knows of no limit either.
+    """
+    config = view.config
+    if not config.lossless:
+        return True
+    if peer.copy_refusal:
+        return False
+    if peer.copy_spare_ns is not None:
+        return peer.copy_spare_ns > config.timing.ttl_ns
+    return peer.connected and not any(c.limited and config.under_set(c) for c in config.components)
 
 
 def wait_for_the_contest(view: SiteView, now_ns: int) -> Decision | None:
@@ -451,10 +467,10 @@ HOLDER_RULES: tuple[HolderRule, ...] = (
     ("give-back-without-data", give_back_without_data),
     ("new-holder-shrinks", new_holder_shrinks),
     ("settle-new-voters", settle_new_voters),
+    ("keep-current-copies", keep_current_copies),
     ("release-when-data-is-lost", release_when_data_is_lost),
     ("shrink-lost-member", shrink_lost_member),
     ("grow-with-caught-up-member", grow_with_caught_up_member),
-    ("keep-current-copies", keep_current_copies),
     ("release-when-a-copy-is-lost", release_when_a_copy_is_lost),
     ("change-voters", change_voters),
     ("regain-voters", regain_voters),

@@ -41,6 +41,7 @@ class ComponentConfig:
         gate: Its driver keeps the lease in the kernel.
         copied: It holds data outside the synchronous set: nothing waits for its copy, but it is brought to rest before
             a planned move, and has its verdict before it follows.
+        limited: It is declared how much of it may be lost (`rpoSeconds`).
     """
 
     name: str
@@ -49,6 +50,7 @@ class ComponentConfig:
     synchronous: bool = False
     gate: bool = False
     copied: bool = False
+    limited: bool = False
 
     @property
     def holds_data(self) -> bool:
@@ -219,6 +221,24 @@ class SiteView:
     def copies(self) -> tuple[ComponentView, ...]:
         """Components that are copied beside the synchronous set."""
         return tuple([self.components[c.name] for c in self.config.components if c.copied and self.config.waits])
+
+    @property
+    def judged_here(self) -> tuple[ComponentView, ...]:
+        """Copies that this site's own drivers are asked about before it takes over.
+
+        Beside a set those with a declared limit, as the set is about other data; under it those without one, of which
+        it cannot say how old they may be.
+        """
+        waits = self.config.waits
+        return tuple([self.components[c.name] for c in self.config.components if c.copied and c.limited is waits])
+
+    @property
+    def is_its_own(self) -> bool:
+        """Whether the group was this site's last, or was given to it: what it has is the newest, or was proved."""
+        promise = self.promise
+        if promise is None or self.site not in promise.heirs:
+            return False
+        return not promise.never_won or self.site in promise.entitled
 
     def has_data(self, component: ComponentView) -> bool:
         """Whether a component under the synchronous set has here what the set says of this site.

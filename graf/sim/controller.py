@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 GATE = ComponentConfig(gate.NAME, Stage.TRAFFIC, gate=True)
 COMPONENTS = (ComponentConfig(database.NAME, Stage.DATA, synchronous=True), GATE)
-COPIED = (ComponentConfig(database.NAME, Stage.DATA, copied=True), GATE)
+COPIED = (ComponentConfig(database.NAME, Stage.DATA, copied=True, limited=True), GATE)
 
 
 class Controller:

@@ -272,6 +272,8 @@ def test_a_standby_that_may_lack_more_than_declared_is_told_until_it_has_caught_
     active.round()
     assert active.condition("WithinRpo") == ("False", "MayLoseMore")
     assert "files at west (declared 10 s)" in active.message("WithinRpo")
+    assert active.condition("Protected")[0] == "False"
+    assert "files" in active.message("Protected")
     active.components["west"] = _files(promotable=True, lag_s=0.7)
     active.round()
     assert active.condition("WithinRpo")[0] == "True"

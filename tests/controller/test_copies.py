@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 async def copied(tmp_path: Path) -> AsyncIterator[World]:
     """A group whose only data is a copy that may lack five seconds."""
-    database = ComponentConfig("db", Stage.DATA, copied=True)
+    database = ComponentConfig("db", Stage.DATA, copied=True, limited=True)
     world = World(tmp_path, waits=False, database=database, parameters={"rpoSeconds": RPO_S})
     await world.start()
     yield world
@@ -112,3 +113,41 @@ async def test_a_function_without_data_moves_whatever_was_heard_of_the_other_sit
     promise = stateless.witnesses["witness"].promise
     assert promise is not None
     assert promise.epoch >= 3
+
+
+async def test_a_policy_that_lets_writes_be_lost_counts_while_the_group_runs(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.start()
+    try:
+        await until_redundant(world, "east", "west")
+        world.waits, world.parameters = False, {"rpoSeconds": RPO_S}
+        world.database = ComponentConfig("db", Stage.DATA, copied=True, limited=True)
+        for name in world.sites:
+            world.assign(name)
+        world.sites["west"].db.lag_s = 60.0
+        world.sites["west"].db.notify()
+        await until("the set is east alone", lambda: members(world, "east") == {"east"})
+    finally:
+        await world.close()
+
+
+async def test_a_component_that_is_added_while_the_group_runs_keeps_nothing_from_failing_over(copied: World) -> None:
+    await until_redundant(copied, "east", "west")
+    for name in copied.sites:
+        keeper = copied.sites[name].keeper
+        assert keeper is not None
+        assignment = copied.sites[name].agent.assignment
+        more = (*assignment.config.components, ComponentConfig("files", Stage.DATA, copied=True, limited=True))
+        keeper.assign([replace(assignment, config=replace(assignment.config, components=more))])
+    await copied.sites["east"].stop()
+    await until("west serves", lambda: "west" in copied.served_by())
+
+
+async def test_a_limit_beyond_all_measure_harms_nobody(tmp_path: Path) -> None:
+    database = ComponentConfig("db", Stage.DATA, copied=True, limited=True)
+    world = World(tmp_path, waits=False, database=database, parameters={"rpoSeconds": 1e17})
+    await world.start()
+    try:
+        await until_redundant(world, "east", "west")
+    finally:
+        await world.close()

@@ -152,7 +152,7 @@ def troubled(health: Health, since_ns: int = NOW) -> MappingProxyType[str, Compo
 
 def with_files(health: Health, *, automatic: bool = True, **changed: Any) -> SiteView:
     """East with a volume beside its database, which is copied without the synchronous set."""
-    files = ComponentConfig("files", Stage.DATA, copied=True)
+    files = ComponentConfig("files", Stage.DATA, copied=True, limited=True)
     volume = ComponentView("files", health, Role.ACTIVE, accepting=True, promotable=True, settled=True)
     changed.setdefault("components", components(volume))
     return holder(config=config(automatic=automatic, components=(*CONFIG.components, files)), **changed)
@@ -160,7 +160,7 @@ def with_files(health: Health, *, automatic: bool = True, **changed: Any) -> Sit
 
 def contender_with_files(*, promotable_at_ns: int | None, promotable: bool = False, **changed: Any) -> SiteView:
     """East, which would take over from west, with such a volume."""
-    files = ComponentConfig("files", Stage.DATA, copied=True)
+    files = ComponentConfig("files", Stage.DATA, copied=True, limited=True)
     volume = ComponentView(
         "files", Health.HEALTHY, Role.STANDBY, promotable=promotable, promotable_at_ns=promotable_at_ns, settled=True
     )
@@ -170,8 +170,13 @@ def contender_with_files(*, promotable_at_ns: int | None, promotable: bool = Fal
 
 COPIED = config(
     waits=False,
-    components=(ComponentConfig("db", Stage.DATA, copied=True), ComponentConfig("route", Stage.TRAFFIC, gate=True)),
+    components=(
+        ComponentConfig("db", Stage.DATA, copied=True, limited=True),
+        ComponentConfig("route", Stage.TRAFFIC, gate=True),
+    ),
 )
+
+UNLIMITED = replace(COPIED, components=tuple(replace(c, limited=False) for c in COPIED.components))
 
 
 def copied(**changed: Any) -> SiteView:
@@ -186,6 +191,11 @@ def copied_alone(**changed: Any) -> SiteView:
 
 def copied_contender(db: ComponentView, **changed: Any) -> SiteView:
     return contender(config=COPIED, components=components(IDLE_ROUTE, db), **changed)
+
+
+def without_limit(view: SiteView) -> SiteView:
+    parts = tuple(replace(component, limited=False) for component in view.config.components)
+    return replace(view, config=replace(view.config, components=parts))
 
 
 # The copy at east is whole, and seems to grow older because west is silent.
@@ -272,6 +282,29 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
     ),
     ("keep-current-copies", copied_alone(), "CopyWithinRpo", (ProposeSet(BOTH),)),
     (
+        "keep-current-copies",  # where no limit is known a silent site may lack anything
+        replace(copied(peers=peers(replace(WEST, connected=False))), config=UNLIMITED),
+        "CopyBeyondRpo",
+        (ProposeSet(EAST),),
+    ),
+    (
+        "copies-are-within-rpo",  # without a limit the set cannot say how old it is
+        without_limit(copied_contender(replace(AGED, promotable_at_ns=NOW - 2))),
+        "CopyBeyondRpo",
+        (),
+    ),
+    (
+        "copies-are-within-rpo",  # a contest that it lost made nothing its own, nor did it end the holder's lease
+        contender_with_files(
+            promotable_at_ns=NOW - 2,
+            promise=replace(UNWON, site="east", entitled=frozenset({"west"})),
+            released_at_ns=NOW - 9,
+            holder_free_at_ns=NOW - 1,
+        ),
+        "CopyBeyondRpo",
+        (),
+    ),
+    (
         "keep-current-copies",  # without data every site that stands by may take over
         replace(copied_alone(peers=peers()), config=replace(COPIED, lossless=False, components=COPIED.components[1:])),
         "CopyWithinRpo",
@@ -285,7 +318,7 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
     ),
     (
         "release-when-data-is-lost",
-        copied(components=components(replace(DB, health=Health.DEAD, troubled_since_ns=NOW))),
+        copied(components=troubled(Health.DEAD, NOW - SUSPECT)),
         "DataComponentLost",
         (HandOver("west"),),
     ),
@@ -571,10 +604,10 @@ SILENT: list[tuple[str, SiteView]] = [
     ),
     ("copies-are-within-rpo", contender_with_files(promotable_at_ns=None, promise=None, peers=FRESH)),
     ("copies-are-within-rpo", copied_contender(AGED)),
+    ("copies-are-within-rpo", without_limit(contender_with_files(promotable_at_ns=None))),
     ("keep-current-copies", holder()),
     ("keep-current-copies", copied()),
     ("keep-current-copies", copied(peers=peers(replace(WEST, connected=False, copy_spare_ns=TTL + 1)))),
-    ("keep-current-copies", copied(peers=peers(replace(WEST, connected=False)))),
     ("keep-current-copies", copied(holder_set=HolderSet(3, VOTERS, SET, counter=2).propose(EAST))),
     ("keep-current-copies", copied_alone(peers=peers(replace(WEST, copy_spare_ns=TTL)))),
     ("keep-current-copies", copied_alone(peers=peers(replace(WEST, copy_refusal="files: copying")))),
@@ -582,7 +615,8 @@ SILENT: list[tuple[str, SiteView]] = [
     ("keep-current-copies", copied_alone(peers=peers(replace(WEST, epoch=2)))),
     ("shrink-lost-member", copied(lost_since_ns=LOST_LONG_AGO)),
     ("grow-with-caught-up-member", copied_alone()),
-    # What is here only is not given up for what may pass.
+    # What is here only is not given up for what may pass, nor before it was started again.
+    ("release-when-data-is-lost", copied(components=troubled(Health.DEAD, NOW - SUSPECT + 1))),
     ("release-when-data-is-lost", copied(components=troubled(Health.UNKNOWN, NOW - 9 * SUSPECT))),
     (
         "give-back-without-data",  # to open a copy may take a while, in which nobody tells how old it is

@@ -165,11 +165,14 @@ def group_site(
         status["promotableReason"] = "the site's controller is not heard; its state is unknown"
         return status
     serving = report.role == "Active" and report.lease_left_ms >= 0
+    # A planned move copies the rest first, so it is told here and is no part of what the site says of itself.
+    lacking = "" if serving else _copy_too_old(group, site, report)
+    able = report.promotable and not lacking
     status.update(
         role=report.role or "Unknown",
-        ready=serving or (report.role == "Standby" and report.promotable),
-        promotable=report.promotable,
-        promotableReason=report.promotable_reason,
+        ready=serving or (report.role == "Standby" and able),
+        promotable=able,
+        promotableReason=report.promotable_reason or lacking,
         phase=report.phase,
         reasons=list(report.reasons),
         components=[_component(component) for component in report.components],
@@ -184,6 +187,16 @@ def group_site(
         if transactions:
             status["lagTransactions"] = max(transactions)
     return status
+
+
+def _copy_too_old(group: RedundancyGroup, site: str, report: pb.GroupReport) -> str:
+    """Which component with a declared RPO may lack more here, and so keeps the site from taking over by itself."""
+    told = {component.name: component for component in report.components}
+    for component in group.spec.components:
+        seen = told.get(component.name)
+        if component.rpo_seconds(site) is not None and seen is not None and not seen.promotable:
+            return f"{component.name}: {seen.promotable_reason or 'may lack more than declared'}"
+    return ""
 
 
 def history_entry(record: RecordView, commit: str) -> dict[str, Any]:
