@@ -140,20 +140,24 @@ def locked(there: Restic) -> list[str]:
     return [path.name for path in (Path(there.location) / "locks").iterdir() if "tmp" not in path.name]
 
 
-def leave_lock(there: Restic, tmp_path: Path) -> None:
-    """As a driver does that was killed in the middle of a backup."""
+def leave_lock(there: Restic, tmp_path: Path, *, collected: bool = True) -> "subprocess.Popen[bytes]":
+    """As a driver does that was killed in the middle of a backup; the process has ended when this returns."""
     folder = generation(tmp_path / "big", 30 << 20)
     environment = os.environ | {
         "RESTIC_REPOSITORY": there.location,
         "RESTIC_PASSWORD_FILE": str(there.repository.password_file),
     }
     command = ["restic", "--no-cache", "backup", "--limit-upload", "500", "tree"]
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as killed:
-        ends = time.monotonic() + 60
-        while not locked(there) and killed.poll() is None and time.monotonic() < ends:
-            time.sleep(0.01)
-        killed.kill()
+    killed = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    ends = time.monotonic() + 60
+    while not locked(there) and killed.poll() is None and time.monotonic() < ends:
+        time.sleep(0.01)
+    killed.kill()
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+    if collected:
+        killed.wait()
     assert locked(there), "no backup was killed in the middle"
+    return killed
 
 
 class Nothing:
@@ -182,6 +186,18 @@ async def test_what_a_killed_backup_has_locked_is_free_again(there: Restic, tmp_
     await deposit(there, tmp_path)._writing(there.forget, [mark])
     assert await there.snapshots(TAGS) == []
     assert await there.locks() == []
+
+
+async def test_what_a_killed_backup_has_locked_is_free_again_before_anybody_has_collected_it(
+    there: Restic, tmp_path: Path
+) -> None:
+    mark = await there.mark([TAGS], "east")
+    ended = leave_lock(there, tmp_path, collected=False)
+    try:
+        await deposit(there, tmp_path)._writing(there.forget, [mark])
+        assert await there.locks() == []
+    finally:
+        ended.wait()
 
 
 async def test_the_lock_of_a_process_that_runs_is_left_alone(there: Restic, tmp_path: Path) -> None:

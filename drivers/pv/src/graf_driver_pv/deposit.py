@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -339,9 +338,13 @@ class Deposit:
 
 
 def _runs_restic(pid: int) -> bool:
-    """Whether a process is there and is restic; another one may have its number by now."""
+    """Whether a process is there and is restic. Another one may have its number by now; and one that has ended stays
+    there, with its name, until its parent has collected it.
+    """
     try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return os.path.basename(file.read().strip()) == "restic"
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            _, _, told = file.read().partition("(")
     except (FileNotFoundError, ProcessLookupError):
         return False
+    name, _, rest = told.rpartition(")")
+    return name == "restic" and rest.split()[0] not in ("Z", "X")
