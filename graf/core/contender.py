@@ -9,7 +9,9 @@ from graf.core.view import Contend, Decision, Fence, Follow, Health, SiteView
 from graf.core.voter import BOOTSTRAP_EPOCH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from graf.core.view import ComponentView
 
 
 def only_voters_contend(view: SiteView, now_ns: int) -> Decision | None:
@@ -160,6 +162,11 @@ def in_synchronous_set(view: SiteView, now_ns: int) -> Decision | None:
     )
 
 
+def why_not_promotable(components: Iterable[ComponentView]) -> str:
+    """By component, its driver's reason; its health where the driver gives none."""
+    return "; ".join(f"{c.name}: {c.promotable_reason or c.health.value}" for c in components)
+
+
 def data_is_promotable(view: SiteView, now_ns: int) -> Decision | None:
     """The drivers' own evidence that everything acknowledged is still here; before the first epoch nothing was."""
     if not view.config.lossless or (view.promise is None and not view.record_lost):
@@ -170,7 +177,7 @@ def data_is_promotable(view: SiteView, now_ns: int) -> Decision | None:
     bad = [c for c in view.data if not view.has_data(c)]
     if not bad:
         return None
-    detail = "; ".join(f"{c.name}: {c.promotable_reason or c.health.value}" for c in bad)
+    detail = why_not_promotable(bad)
     return _hold("DataNotPromotable", detail, view)
 
 
@@ -197,7 +204,7 @@ def copies_are_within_rpo(view: SiteView, now_ns: int) -> Decision | None:
     ]
     if not bad:
         return None
-    detail = "; ".join(f"{c.name}: {c.promotable_reason or c.health.value}" for c in bad)
+    detail = why_not_promotable(bad)
     return _hold("CopyBeyondRpo", detail, view)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graf.api.values import Electorate, Reason, Role
-from graf.core.contender import heard_now, next_epoch
+from graf.core.contender import heard_now, next_epoch, why_not_promotable
 from graf.core.view import (
     ComponentView,
     Contend,
@@ -197,7 +197,7 @@ def give_back_without_data(view: SiteView, now_ns: int) -> Decision | None:
     ]
     if not gone:
         return None
-    detail = "; ".join(f"{c.name}: {c.promotable_reason or c.health.value}" for c in gone)
+    detail = why_not_promotable(gone)
     reason = Reason("DataLostBeforePromotion", detail)
     heartbeat_ns = view.config.timing.heartbeat_ns
     if holder_set.proposed is not None and holder_set.proposed.members >= holder_set.inherited:
