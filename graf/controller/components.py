@@ -120,6 +120,7 @@ class Component:
         self._unheard = ""
         self._call_error = ""
         self.needs_resync = False
+        self._refused = False
         watch = StatusWatch(group, config.name, self._reach, self._spec, self._introduced, self._observed, self._lost)
         self._tasks = [
             asyncio.create_task(self._keep_wanted(), name=f"{config.name}-ensure"),
@@ -179,12 +180,13 @@ class Component:
             return
         self._wanted = wanted
         self._settled_event.clear()
-        self.needs_resync = False
+        self.needs_resync = self._refused = False
         self._changed.set()
 
     def forget_wish(self) -> None:
         """Asks for nothing: what is dead stays dead until somebody decides."""
         self._wanted = None
+        self._refused = False
         self._settled_event.clear()
         self._changed.set()
 
@@ -252,6 +254,7 @@ class Component:
             settled=self.settled,
             troubled_since_ns=self._troubled_since_ns,
             promotable_at_ns=self._promotable_at_ns,
+            refused=self._refused,
             set_in_force=frozenset(status.synchronous_set),
             followers={
                 f.site: FollowerView(
@@ -457,11 +460,15 @@ class Component:
         try:
             answer = await self._call("EnsureRole", self._stub.EnsureRole, request, ENSURE_TIMEOUT_S)
         except CallFailedError as error:
+            self._refused = error.code is grpc.StatusCode.FAILED_PRECONDITION and wanted.role is Role.ACTIVE
             if error.code is grpc.StatusCode.FAILED_PRECONDITION:
                 self.needs_resync = True
+                if self._refused:
+                    self._promotable_at_ns = None
                 self._on_change()
             self._complain(error)
             return None
+        self._refused = False
         if not answer.HasField("progress"):
             self._complain(nonsense(self.name, "EnsureRole", "it has no progress"))
             return None

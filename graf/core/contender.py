@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
     from graf.core.view import ComponentView
 
+# After an epoch was given back because it could not be served: many, as each further try is a move in the record.
+REST_WITHOUT_EVIDENCE_TTLS = 100
+REST_WITH_EVIDENCE_TTLS = 3
+
 
 def only_voters_contend(view: SiteView, now_ns: int) -> Decision | None:
     """A site that a change has taken off the list is no part of the group any more."""
@@ -142,10 +146,11 @@ def successor_goes_first(view: SiteView, now_ns: int) -> Decision | None:
 
 def drivers_are_known(view: SiteView, now_ns: int) -> Decision | None:
     """A site whose drivers cannot be asked cannot serve."""
-    unknown = [c.name for c in view.components.values() if c.health is Health.UNKNOWN]
+    unknown = [c for c in view.components.values() if c.health is Health.UNKNOWN]
     if not unknown:
         return None
-    return _hold("DriverUnknown", f"no answer yet from the driver of {', '.join(unknown)}", view)
+    detail = "; ".join(f"{c.name}: {c.promotable_reason or 'no answer yet from its driver'}" for c in unknown)
+    return _hold("DriverUnknown", detail, view)
 
 
 def in_synchronous_set(view: SiteView, now_ns: int) -> Decision | None:
@@ -171,14 +176,28 @@ def data_is_promotable(view: SiteView, now_ns: int) -> Decision | None:
     """The drivers' own evidence that everything acknowledged is still here; before the first epoch nothing was."""
     if not view.config.lossless or (view.promise is None and not view.record_lost):
         return None
-    gave_back = view.given_at_ns > 0 and not view.given_to
-    if not view.config.waits and view.is_its_own and not gave_back:
-        return None  # its own is the newest; the driver of a copy that follows nobody need not say so
     bad = [c for c in view.data if not view.has_data(c)]
+    if not view.config.waits:
+        resting_ns = _rests_ns(view, now_ns, proved=not bad)
+        if resting_ns > 0:
+            detail = why_not_promotable(bad) or "it won and its driver did not make it Active, whatever it tells"
+            return Decision((), (Reason("DataNotPromotable", detail),), resting_ns)
+        if view.is_its_own:
+            return None  # its own is the newest; the driver of a copy that follows nobody need not say so
     if not bad:
         return None
-    detail = why_not_promotable(bad)
-    return _hold("DataNotPromotable", detail, view)
+    return _hold("DataNotPromotable", why_not_promotable(bad), view)
+
+
+def _rests_ns(view: SiteView, now_ns: int, *, proved: bool) -> int:
+    """For how long a site still lets others go first that won and could not serve.
+
+    What was in the way may pass or be mended, so it tries again in the end; sooner where its drivers have evidence.
+    """
+    if not view.given_at_ns or view.given_to:
+        return 0
+    ttls = REST_WITH_EVIDENCE_TTLS if proved else REST_WITHOUT_EVIDENCE_TTLS
+    return view.given_at_ns + ttls * view.config.timing.ttl_ns - now_ns
 
 
 def copies_are_within_rpo(view: SiteView, now_ns: int) -> Decision | None:

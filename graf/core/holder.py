@@ -184,17 +184,7 @@ def give_back_without_data(view: SiteView, now_ns: int) -> Decision | None:
         return None
     if lease.epoch == BOOTSTRAP_EPOCH:
         return None
-    # A promotion on its way may look like this for a moment; a death may not. Where the group was this site's own, a
-    # copy that follows nobody never says that it is promotable: only its death counts.
-    own = not view.config.waits and view.promise is not None and view.site in view.promise.entitled
-    waited = not own and now_ns - view.won_at_ns >= view.config.timing.suspect_ns
-    gone = [
-        c
-        for c in view.data
-        if c.role is not Role.ACTIVE
-        and not view.has_data(c)
-        and (c.health is Health.DEAD or (waited and c.health is not Health.UNKNOWN))
-    ]
+    gone = [c for c in view.data if c.role is not Role.ACTIVE and _lost_before_promotion(view, c, now_ns)]
     if not gone:
         return None
     detail = why_not_promotable(gone)
@@ -207,6 +197,21 @@ def give_back_without_data(view: SiteView, now_ns: int) -> Decision | None:
     if holder_set.proposed is not None:
         return Decision((ProposeSet(holder_set.inherited),), (reason,), heartbeat_ns)
     return Decision((HandOver(""),), (reason,), heartbeat_ns)
+
+
+def _lost_before_promotion(view: SiteView, component: ComponentView, now_ns: int) -> bool:
+    """Whether a component will not be active in this epoch; a promotion on its way may look like that for a moment.
+
+    Where the group was this site's own, a copy that follows nobody never says that it is promotable, and to open it may
+    take long: then only its death and its driver's refusal count.
+    """
+    waited = now_ns - view.won_at_ns >= view.config.timing.suspect_ns
+    if component.refused and not view.config.waits:
+        return waited
+    if view.has_data(component):
+        return False
+    own = not view.config.waits and view.promise is not None and view.site in view.promise.entitled
+    return component.health is Health.DEAD or (waited and not own and component.health is not Health.UNKNOWN)
 
 
 def new_holder_shrinks(view: SiteView, now_ns: int) -> Decision | None:

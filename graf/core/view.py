@@ -109,6 +109,8 @@ class ComponentView:
         settled: It has what was last asked of it (role, epoch and set), as its driver said.
         troubled_since_ns: Since when it has been Unknown, Unhealthy or Dead without a break; None when it is not.
         promotable_at_ns: When it was last observed to be promotable; None when something was wrong with it since.
+        refused: Its driver's last answer is that it must not be Active in the epoch that it was asked for: what is here
+            is not enough to serve. A promotion that takes its time is not refused.
     """
 
     name: str
@@ -120,6 +122,7 @@ class ComponentView:
     settled: bool = False
     troubled_since_ns: int | None = None
     promotable_at_ns: int | None = None
+    refused: bool = False
     set_in_force: frozenset[str] = frozenset()
     followers: Mapping[str, FollowerView] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -35,6 +35,7 @@ class Handle:
         self.wanted: Wish | None = None
         self.settled = False
         self.needs_resync = False
+        self.refused = False
         self._token = 0
         self._troubled_since_ns: int | None = controller.process.clock()
         self._promotable_at_ns: int | None = None
@@ -43,12 +44,12 @@ class Handle:
         """Asks for a role; returns at once."""
         if wish == self.wanted:
             return
-        self.wanted, self.settled, self.needs_resync = wish, False, False
+        self.wanted, self.settled, self.needs_resync, self.refused = wish, False, False, False
         self._begin()
 
     def forget_wish(self) -> None:
         """Asks for nothing: what is dead stays dead until somebody decides."""
-        self.wanted, self.settled = None, False
+        self.wanted, self.settled, self.refused = None, False, False
         self._token += 1
 
     def ask_again(self) -> None:
@@ -68,6 +69,9 @@ class Handle:
         end_ns = controller.part.lease.end_ns if controller.part.lease is not None else 0
         outcome = self.device.ensure(wish.role, wish.epoch, wish.active, wish.members, end_ns)
         controller.world.kernel.count(f"driver {self.name} {wish.role} {outcome.value}")
+        self.refused = outcome is Outcome.REFUSED and wish.role is Role.ACTIVE
+        if self.refused:
+            self._promotable_at_ns = None
         if outcome is Outcome.DONE:
             controller.process.after(controller.world.call_ns(), self._done, token)
             return
@@ -117,4 +121,4 @@ class Handle:
             self._promotable_at_ns = None
         elif view.promotable:
             self._promotable_at_ns = self._controller.process.clock()
-        return replace(view, promotable_at_ns=self._promotable_at_ns)
+        return replace(view, promotable_at_ns=self._promotable_at_ns, refused=self.refused)

@@ -264,7 +264,9 @@ class Monitors:
             self._world.kernel.count("unprotected acknowledgement")
             return
         if self._world.settings.rpo_ns is not None:
-            self.acked_ns[number] = self._world.kernel.now
+            # What a deposed site told its clients because its machine was paused is no matter of how old a copy is.
+            if self.won_epochs.get(newest) == site:
+                self.acked_ns[number] = self._world.kernel.now
         elif self._world.settings.lossless:
             self.acked.append(number)
         if self.healed_ns and not self.first_ack_after_healing_ns:

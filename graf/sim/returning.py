@@ -68,8 +68,11 @@ class Return:
             controller.world.monitors.rebuilt(controller.name)
             controller.record("Resync", f"rebuilt from {active}")
             self._want_standby()
-        else:
-            self._later(self._assess, controller.world.retry_ns())
+            return
+        if controller.db.role is Role.ACTIVE:
+            # Its controller died in the middle of a planned move: it is quiesced, and was never fenced.
+            controller.handles[database.NAME].want(Wish(Role.INVALIDATED, epoch, active))
+        self._later(self._assess, controller.world.retry_ns())
 
     def _want_standby(self) -> None:
         controller = self._controller

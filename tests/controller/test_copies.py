@@ -19,6 +19,8 @@ from graf.core.view import ComponentConfig
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from world import Site
+
 
 @pytest.fixture
 async def copied(tmp_path: Path) -> AsyncIterator[World]:
@@ -42,6 +44,15 @@ async def stateless(tmp_path: Path) -> AsyncIterator[World]:
 def members(world: World, site: str) -> frozenset[str]:
     held = world.sites[site].agent.protocol.held
     return held.current.members if held is not None else frozenset()
+
+
+def codes(site: Site) -> set[str]:
+    return {reason.code for reason in site.agent.decision.reasons}
+
+
+def released_by(world: World, site: str) -> bool:
+    promise = world.witnesses["witness"].promise
+    return promise is not None and promise.site == site and promise.released
 
 
 async def until_redundant(world: World, active: str, standby: str) -> None:
@@ -89,6 +100,24 @@ async def test_a_copy_that_is_too_old_leaves_the_set_and_does_not_take_over(copi
     await until("east serves again", lambda: copied.served_by() == ["east"])
     west.db.lag_s = 0.0
     west.db.notify()
+    await until_redundant(copied, "east", "west")
+
+
+async def test_a_copy_that_its_driver_refuses_to_open_keeps_nobody_else_from_serving(copied: World) -> None:
+    await until_redundant(copied, "east", "west")
+    west = copied.sites["west"]
+    west.db.refusal = "there is no complete copy, whatever was told"
+    await copied.sites["east"].stop()
+    await until("west has won and gives back", lambda: released_by(copied, "west"))
+    assert "west" not in copied.served_by()
+    promise = copied.witnesses["witness"].promise
+    assert promise is not None
+    assert promise.stored_set.members == {"east", "west"}, "what was shrunk to west is widened again first"
+    await until("west says why it waits", lambda: "DataNotPromotable" in codes(west))
+    await copied.sites["east"].start()
+    copied.assign("east")
+    await until("east serves", lambda: copied.served_by() == ["east"])
+    west.db.refusal = ""
     await until_redundant(copied, "east", "west")
 
 

@@ -92,6 +92,7 @@ class Backend:
 
     Attributes:
         world: The same component elsewhere, by site: who follows whom is looked up there.
+        refusal: Why it refuses to be Active, whatever it tells of its data.
         lag_s: How far a standby says that it is behind; above its RPO, 5 s, it is not promotable.
     """
 
@@ -110,6 +111,7 @@ class Backend:
     history: list[tuple[int, int]] = field(default_factory=list)
     stale_refused: int = 0
     hang: bool = False
+    refusal: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -157,6 +159,8 @@ class MemoryDriver(driver_pb2_grpc.ComponentServicer, driver_pb2_grpc.IdentitySe
     ) -> pb.EnsureRoleResponse:  # type: ignore[override,type-arg]
         backend = self.backend
         await self._guard(request.epoch, context)
+        if backend.refusal and request.role == pb.ROLE_ACTIVE:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, backend.refusal)
         if backend.role != request.role:
             backend.history.append((request.epoch, request.role))
         backend.role = request.role

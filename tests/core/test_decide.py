@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from graf.api.timing import PROFILES
 from graf.api.values import Electorate, Role, SetVersion, Stage, SyncSet, VoterList
 from graf.core.campaign import Contest
-from graf.core.contender import CONTENDER_RULES
+from graf.core.contender import CONTENDER_RULES, REST_WITH_EVIDENCE_TTLS, REST_WITHOUT_EVIDENCE_TTLS
 from graf.core.holder import (
     ADMISSION_TIMEOUT_HEARTBEATS,
     HOLDER_RULES,
@@ -201,6 +201,8 @@ def without_limit(view: SiteView) -> SiteView:
 # The copy at east is whole, and seems to grow older because west is silent.
 AGED = replace(IDLE_DB, promotable=False, promotable_at_ns=NOW - 9 * TTL)
 
+REFUSED = replace(AGED, role=None, promotable=True, refused=True)
+
 JOINING = HolderSet(3, VOTERS, EAST_SET, joining="west", counter=3)
 BEHIND = components(replace(DB, settled=False))
 TWO = VoterList(1, ("east", "west"))
@@ -325,7 +327,17 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
     ("data-is-promotable", copied_contender(replace(AGED, promotable_at_ns=None)), "DataNotPromotable", ()),
     (
         "data-is-promotable",  # it has given the group back because it could not open its data
-        copied_contender(replace(AGED, promotable_at_ns=None), promise=PROMISE, given_at_ns=NOW - 1),
+        copied_contender(
+            replace(AGED, promotable_at_ns=None),
+            promise=PROMISE,
+            given_at_ns=NOW - REST_WITHOUT_EVIDENCE_TTLS * TTL + 1,
+        ),
+        "DataNotPromotable",
+        (),
+    ),
+    (
+        "data-is-promotable",  # its driver says that it could, and did not when it was asked
+        copied_contender(AGED, given_at_ns=NOW - REST_WITH_EVIDENCE_TTLS * TTL + 1),
         "DataNotPromotable",
         (),
     ),
@@ -351,6 +363,24 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
         (HandOver(""),),
     ),
     ("give-back-without-data", SHRUNK, "DataLostBeforePromotion", (ProposeSet(BOTH),)),
+    (
+        "give-back-without-data",  # its driver was wrong, or is old, and has said no since
+        replace(NEW, config=COPIED, components=components(REFUSED), won_at_ns=NOW - SUSPECT),
+        "DataLostBeforePromotion",
+        (HandOver(""),),
+    ),
+    (
+        "give-back-without-data",  # also where the group was its own
+        replace(
+            NEW,
+            config=COPIED,
+            components=components(replace(REFUSED, promotable=False)),
+            won_at_ns=NOW - SUSPECT,
+            promise=replace(PROMISE, entitled=EAST),
+        ),
+        "DataLostBeforePromotion",
+        (HandOver(""),),
+    ),
     (
         "give-back-without-data",  # the wider set is on its way
         replace(SHRUNK, holder_set=SHRUNK_SET.propose(BOTH)),
@@ -623,7 +653,31 @@ SILENT: list[tuple[str, SiteView]] = [
         replace(NEW, config=COPIED, components=components(replace(AGED, role=None)), won_at_ns=NOW - 9 * SUSPECT),
     ),
     ("data-is-promotable", copied_contender(AGED)),
+    ("data-is-promotable", copied_contender(AGED, given_at_ns=NOW - REST_WITH_EVIDENCE_TTLS * TTL)),
+    ("data-is-promotable", copied_contender(AGED, given_at_ns=NOW, given_to="west")),
     ("data-is-promotable", copied_contender(replace(AGED, promotable_at_ns=None), promise=PROMISE)),
+    (
+        "data-is-promotable",  # what was in the way may be mended
+        copied_contender(
+            replace(AGED, promotable_at_ns=None),
+            promise=PROMISE,
+            given_at_ns=NOW - REST_WITHOUT_EVIDENCE_TTLS * TTL,
+        ),
+    ),
+    (
+        "give-back-without-data",  # a refusal may be about what passes
+        replace(NEW, config=COPIED, components=components(REFUSED), won_at_ns=NOW - SUSPECT + 1),
+    ),
+    (
+        "give-back-without-data",  # its own, and slow to open
+        replace(
+            NEW,
+            config=COPIED,
+            components=components(replace(AGED, role=None, promotable_at_ns=None)),
+            won_at_ns=NOW - 9 * SUSPECT,
+            promise=replace(PROMISE, entitled=EAST),
+        ),
+    ),
     # Unknown and Unhealthy may pass, and what a standby has of it is older.
     ("release-when-a-copy-is-lost", with_files(Health.UNKNOWN)),
     ("release-when-a-copy-is-lost", with_files(Health.UNHEALTHY)),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from graf.core import holder
 from graf.sim.bugs.bug import Bug, Patch, planting
 
 if TYPE_CHECKING:
-    from graf.core.view import PeerView, SiteView
+    from graf.core.view import ComponentView, PeerView, SiteView
 
 
 def _always_current(_view: SiteView, _peer: PeerView) -> bool:
@@ -18,6 +19,12 @@ def _always_current(_view: SiteView, _peer: PeerView) -> bool:
 def _current_while_heard(_view: SiteView, peer: PeerView) -> bool:
     return not peer.copy_refusal
 
+
+def _refusal_not_heard(view: SiteView, component: ComponentView, now_ns: int) -> bool:
+    return _LOST_BEFORE_PROMOTION(view, replace(component, refused=False), now_ns)
+
+
+_LOST_BEFORE_PROMOTION = holder._lost_before_promotion
 
 # What copies nothing while the active goes on, and then the end of the active.
 COPY_FALLS_BACK = ("hold-replication", "isolate-site", "crash-site")
@@ -37,6 +44,14 @@ BUGS = (
         ("I3",),
         planting(Patch(holder, "_copies_are_current", _current_while_heard)),
         needs=COPY_FALLS_BACK,
+        copied=True,
+    ),
+    Bug(
+        "refused-copy-holds-on",
+        "A site that won keeps the epoch though its driver has refused to open the copy.",
+        ("I8",),
+        planting(Patch(holder, "_lost_before_promotion", _refusal_not_heard)),
+        needs=("crash-database", "crash-site", "operator-switchover", "driver-lies"),
         copied=True,
     ),
 )

@@ -273,6 +273,8 @@ type ComponentClient interface {
 	// Begins or continues giving the component its role. Idempotent. Carries the epoch: a lower one than
 	// the highest ever seen is refused with FAILED_PRECONDITION, also after a restart of the driver.
 	// An active component acknowledges a write only when every site of synchronous_set has it.
+	// ACTIVE is refused with FAILED_PRECONDITION where what is here may not be served; where it only takes its time the
+	// answer is not completed.
 	// Requirements ROLE:
 	//
 	//	GD-ROLE-001 MUST: Idempotent: the same request again, any number of times, completes and changes nothing.
@@ -524,6 +526,8 @@ type ComponentServer interface {
 	// Begins or continues giving the component its role. Idempotent. Carries the epoch: a lower one than
 	// the highest ever seen is refused with FAILED_PRECONDITION, also after a restart of the driver.
 	// An active component acknowledges a write only when every site of synchronous_set has it.
+	// ACTIVE is refused with FAILED_PRECONDITION where what is here may not be served; where it only takes its time the
+	// answer is not completed.
 	// Requirements ROLE:
 	//
 	//	GD-ROLE-001 MUST: Idempotent: the same request again, any number of times, completes and changes nothing.

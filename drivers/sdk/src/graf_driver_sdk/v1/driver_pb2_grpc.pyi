@@ -171,6 +171,8 @@ class ComponentStub:
     """Begins or continues giving the component its role. Idempotent. Carries the epoch: a lower one than
     the highest ever seen is refused with FAILED_PRECONDITION, also after a restart of the driver.
     An active component acknowledges a write only when every site of synchronous_set has it.
+    ACTIVE is refused with FAILED_PRECONDITION where what is here may not be served; where it only takes its time the
+    answer is not completed.
     Requirements ROLE:
       GD-ROLE-001 MUST: Idempotent: the same request again, any number of times, completes and changes nothing.
       GD-ROLE-002 MUST: Every role can be reached from every role, in a newer epoch, by calling until completed.
@@ -296,6 +298,8 @@ class ComponentAsyncStub(ComponentStub):
     """Begins or continues giving the component its role. Idempotent. Carries the epoch: a lower one than
     the highest ever seen is refused with FAILED_PRECONDITION, also after a restart of the driver.
     An active component acknowledges a write only when every site of synchronous_set has it.
+    ACTIVE is refused with FAILED_PRECONDITION where what is here may not be served; where it only takes its time the
+    answer is not completed.
     Requirements ROLE:
       GD-ROLE-001 MUST: Idempotent: the same request again, any number of times, completes and changes nothing.
       GD-ROLE-002 MUST: Every role can be reached from every role, in a newer epoch, by calling until completed.
@@ -430,6 +434,8 @@ class ComponentServicer(metaclass=_abc_1.ABCMeta):
         """Begins or continues giving the component its role. Idempotent. Carries the epoch: a lower one than
         the highest ever seen is refused with FAILED_PRECONDITION, also after a restart of the driver.
         An active component acknowledges a write only when every site of synchronous_set has it.
+        ACTIVE is refused with FAILED_PRECONDITION where what is here may not be served; where it only takes its time the
+        answer is not completed.
         Requirements ROLE:
           GD-ROLE-001 MUST: Idempotent: the same request again, any number of times, completes and changes nothing.
           GD-ROLE-002 MUST: Every role can be reached from every role, in a newer epoch, by calling until completed.
