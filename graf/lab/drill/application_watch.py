@@ -13,13 +13,14 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from graf.lab.drill.child import enter, until_end_of_input
 
 PROBES = ("users", "gate", "direct")
 
@@ -89,19 +90,8 @@ def run(config: WatchConfig, stop: threading.Event, enter: Callable[[str], None]
 
 def main() -> None:
     """Entry of the process."""
-    from pyroute2 import netns
-
     config = WatchConfig(**json.loads(Path(sys.argv[1]).read_text()))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the drill's: it ends this process when it has healed
-    stop = threading.Event()
-
-    def until_end_of_input() -> None:
-        sys.stdin.buffer.read()
-        stop.set()
-
-    threading.Thread(target=until_end_of_input, name="end-of-input", daemon=True).start()
-    # Without flags: a namespace that is gone must be an error, not be made anew.
-    run(config, stop, lambda name: netns.setns(name, flags=0))
+    run(config, until_end_of_input(), enter)
 
 
 if __name__ == "__main__":

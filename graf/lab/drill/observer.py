@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 import pymysql
 
+from graf.lab.drill.child import enter, until_end_of_input
 from graf.lab.drill.model import Answer, Probe, Sample
 
 PROBE_TABLE = "graf_drill_probe"
@@ -215,21 +215,10 @@ def void(_: object) -> None:
 
 def main() -> None:
     """Entry of the process: configuration file in, samples out, ends with standard input."""
-    from pyroute2 import netns
-
     config_path = Path(sys.argv[1])
     config = ObserverConfig.load(config_path)
     config_path.unlink()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the drill's: it ends this process when it has healed
-    stop = threading.Event()
-
-    def watch() -> None:
-        sys.stdin.buffer.read()
-        stop.set()
-
-    threading.Thread(target=watch, name="end-of-input", daemon=True).start()
-    # Without flags: a namespace that is gone must be an error, not be made anew.
-    run_observer(config, stop, lambda name: netns.setns(name, flags=0))
+    run_observer(config, until_end_of_input(), enter)
 
 
 if __name__ == "__main__":
