@@ -183,6 +183,7 @@ class Site:
             database="app",
             autocommit=True,
             ssl_disabled=True,
+            read_timeout=30,  # a commit that hangs is told as such, and where
         )
 
     def local(self, database: str | None = "sitelog") -> Any:

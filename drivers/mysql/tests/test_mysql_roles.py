@@ -366,3 +366,40 @@ async def test_a_standby_that_applies_late_on_purpose_is_refused(lab: Any) -> No
     await lab.east.crash()
     with pytest.raises(PreconditionError, match="may lack acknowledged writes"):
         await lab.west.once(Role.ACTIVE, 2, "west")
+
+
+def enabled(site: Any) -> int:
+    """Whether a commit waits for a standby there."""
+    return int(site.sql("SELECT @@global.rpl_semi_sync_master_enabled")[0][0])
+
+
+async def test_a_look_in_the_middle_of_a_smaller_set_makes_no_commit_wait_for_ever(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lab.up()
+    active = lab.east.component.active
+    keep, looks, seen_off = active._keep, active.mend, asyncio.Event()
+
+    async def mend(seen: Any) -> str:
+        trouble = str(await looks(seen))
+        if not seen.semi_sync_enabled:
+            seen_off.set()
+        return trouble
+
+    async def keep_and_be_seen(wanted: tuple[str, ...]) -> None:
+        await keep(wanted)
+        await seen_off.wait()  # switched off already, while the set in force is still the larger one
+
+    monkeypatch.setattr(active, "mend", mend)
+    monkeypatch.setattr(active, "_keep", keep_and_be_seen)
+    await lab.east.ensure(Role.ACTIVE, 1, "east")
+    assert enabled(lab.east) == 0
+    lab.west.kill()
+    with lab.east.client() as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (1)")
+
+
+async def test_semi_sync_that_somebody_switched_on_beside_nobody_is_found_and_switched_off(lab: Any) -> None:
+    await lab.east.ensure(Role.ACTIVE, 1, "east")
+    lab.east.sql("SET GLOBAL rpl_semi_sync_master_enabled = ON")
+    await lab.until("it is off again", lambda: enabled(lab.east) == 0, 10)

@@ -47,6 +47,7 @@ async def test_a_site_writes_what_is_its_own_in_every_role_and_it_is_in_no_histo
     lab = scoped_lab
     await lab.up()
     insert(lab.east, 1)
+    await lab.until("the row is at west", lambda: lab.west.position() == lab.east.position())
     before = (lab.east.position(), lab.west.position())
     note(lab.east, 1)
     note(lab.west, 2)

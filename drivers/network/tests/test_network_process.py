@@ -44,7 +44,7 @@ def start(world: World, directory: Path) -> subprocess.Popen[bytes]:
         "GRAF_NETWORK_RUN_DIR": str(directory / "run"),
     }
     process = world.start("east", sys.executable, "-m", "graf_driver_network.main", env=environment)
-    wait_until("the driver serves", lambda: serves(directory / "driver.sock"), 10)
+    wait_until("the driver serves", lambda: serves(directory / "driver.sock"), 60)
     return process
 
 

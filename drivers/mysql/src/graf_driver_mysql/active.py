@@ -45,6 +45,7 @@ class Active:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.in_force: tuple[str, ...] = ()
+        self._changing = asyncio.Lock()  # what is waited for, and `in_force`: not both are true at every moment
         self.lacking = ""  # what an asynchronous standby was promoted without
         self.permits = Permits(backend)
         self.server_ids: Mapping[str, int] = {}  # of the other sites, where there is more than one standby
@@ -62,6 +63,12 @@ class Active:
 
         The semi-synchronous source is switched on before the first write can come, and the record is on disk before.
         """
+        async with self._changing:
+            await self._promote(epoch, wanted)
+        logs.event(log, "promoted", site=self.backend.site, epoch=epoch, set=wanted)
+        self.backend.changed()
+
+    async def _promote(self, epoch: int, wanted: tuple[str, ...]) -> None:
         await self.backend.save(Record(DataRole.ACTIVE, wanted, epoch))
         engine = self.backend.engine
         required: tuple[str, ...] = ()
@@ -73,8 +80,6 @@ class Active:
         # statements queue behind these.
         self.backend.mode, self.in_force, self.lacking = Mode.ACTIVE, wanted, ""
         await self.backend.control.run(*required, engine.acknowledge(len(wanted) > 1), engine.open_writes)
-        logs.event(log, "promoted", site=self.backend.site, epoch=epoch, set=wanted)
-        self.backend.changed()
 
     async def keep_to(self, epoch: int, wanted: tuple[str, ...]) -> Progress:
         """Brings the set in force to the wanted one, while serving.
@@ -82,6 +87,10 @@ class Active:
         Returns:
             Pending while a site that is to be added does not acknowledge yet; until then the smaller set is in force.
         """
+        async with self._changing:
+            return await self._keep_to(epoch, wanted)
+
+    async def _keep_to(self, epoch: int, wanted: tuple[str, ...]) -> Progress:
         record = await self.backend.record()
         read_only, _, _ = await positions(self.backend.control)  # it lives, or this raises
         if read_only and self.backend.mode is Mode.ACTIVE:
@@ -300,18 +309,36 @@ class Active:
     async def mend(self, seen: Observation) -> str:
         """After each observation: what is wrong with the acknowledgement in force, "" when nothing is.
 
-        With an infinite time-out the server never falls back by itself; a person or a tool may have switched it off.
+        With an infinite time-out the server never falls back by itself; a person or a tool may have switched it. Where
+        nobody else is in the set it must be off, or every commit would wait for ever.
         """
-        if self.backend.mode is not Mode.ACTIVE or len(self.in_force) <= 1:
+        if self.backend.mode is not Mode.ACTIVE or not self.in_force:
             return ""
-        if strangers := self._strangers_seen(seen):
-            return strangers
-        if seen.semi_sync_enabled and seen.semi_sync.on:
-            self._nudge_if_stuck(seen)
+        if len(self.in_force) > 1:
+            if strangers := self._strangers_seen(seen):
+                return strangers
+            if self._is_as_in_force(seen):
+                self._nudge_if_stuck(seen)
+        if self._is_as_in_force(seen) or self._changing.locked():
+            return ""  # a look in the middle of a change means nothing; the next one will tell
+        async with self._changing:
+            return await self._switch()
+
+    def _is_as_in_force(self, seen: Observation) -> bool:
+        if len(self.in_force) > 1:
+            return seen.semi_sync_enabled and seen.semi_sync.on
+        return not seen.semi_sync_enabled or self._probe is not None or self._raised
+
+    async def _switch(self) -> str:
+        """What was seen may be of before the last change: looks again, and sets it right."""
+        seen = await self.backend.look()
+        if seen is None or self.backend.mode is not Mode.ACTIVE or self._is_as_in_force(seen):
             return ""
-        await self.backend.control.run(self.backend.engine.acknowledge(True))
-        logs.event(log, "semi-sync was off", logging.ERROR, site=self.backend.site, set=self.in_force)
-        return "the semi-synchronous source was found off although the set in force has another site; switched on again"
+        on = len(self.in_force) > 1
+        await self.backend.control.run(self.backend.engine.acknowledge(on))
+        word, which = ("off", "has another site") if on else ("on", "has no other site")
+        logs.event(log, f"semi-sync was {word}", logging.ERROR, site=self.backend.site, set=self.in_force)
+        return f"the semi-synchronous source was found {word} although the set in force {which}; it was switched back"
 
     def _strangers_seen(self, seen: Observation) -> str:
         """Who acknowledges without a permit, as a standby whose driver does not know of them would.
