@@ -65,12 +65,12 @@ def definition(plural: str) -> dict[str, Any]:
         "subresources": {"status": {}},
         "schema": {"openAPIV3Schema": _fields(spec=spec, status=status)},
     }
-    names = {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()}
+    called = {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {"name": f"{plural}.{GROUP}"},
-        "spec": {"group": GROUP, "names": names, "scope": "Namespaced", "versions": [version]},
+        "spec": {"group": GROUP, "names": called, "scope": "Namespaced", "versions": [version]},
     }
 
 
