@@ -223,7 +223,8 @@ async def test_a_write_that_meets_another_one_is_made_anew(
 ) -> None:
     east, _ = pair
     await east.ensure(Role.ACTIVE, 1)
-    real, met = Cluster.replace, []
+    real = Cluster.replace
+    met: list[str] = []
 
     def replace(self: Cluster, plural: str, body: dict[str, Any]) -> dict[str, Any]:
         if not met:
