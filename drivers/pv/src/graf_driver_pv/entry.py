@@ -24,7 +24,7 @@ from graf_driver_sdk.types import (
     Status,
 )
 
-from graf_driver_pv import volsync_objects as objects
+from graf_driver_pv import volsync_parameters
 from graf_driver_pv.driver import PvDriver
 from graf_driver_pv.volsync import VolSyncComponent
 
@@ -53,18 +53,17 @@ class Entry(PvDriver):
 
     async def validate(self, spec: Spec, peers: Sequence[Peer]) -> Sequence[FieldProblem]:
         """Each mode's own; all sites must have the same one."""
-        if not objects.is_volsync(spec.parameters):
+        if not volsync_parameters.is_volsync(spec.parameters):
             return await super().validate(spec, peers)
-        parameters, problems = objects.read(spec.parameters)
+        parameters, problems = volsync_parameters.read(spec.parameters)
         if parameters is not None and await run_blocking(_lacks, parameters.kubeconfig):
             cause = f"{parameters.kubeconfig} is not there"
             problems.append(FieldProblem("volsync.kubeconfig", cause, "mount the Secret that holds it"))
         if len(peers) > 1:
             problems.append(FieldProblem("volsync", "has one address to copy to", "a group of two sites"))
         for peer in peers:
-            problems += [
-                FieldProblem(f"peers.{peer.site}.{p.field}", p.cause, p.fix) for p in objects.read(peer.parameters)[1]
-            ]
+            theirs = volsync_parameters.read(peer.parameters)[1]
+            problems += [FieldProblem(f"peers.{peer.site}.{p.field}", p.cause, p.fix) for p in theirs]
         return problems
 
     async def ensure_role(self, request: EnsureRole) -> Progress:
@@ -114,11 +113,11 @@ class Entry(PvDriver):
             return Status.unknown(str(error))
 
     def _volsync_of(self, spec: Spec) -> VolSyncComponent | None:
-        if not objects.is_volsync(spec.parameters):
+        if not volsync_parameters.is_volsync(spec.parameters):
             return None
         mine = self._volsync.get(spec.key)
         if mine is None:
-            parameters, problems = objects.read(spec.parameters)
+            parameters, problems = volsync_parameters.read(spec.parameters)
             if parameters is None:
                 raise InvalidParametersError(problems, f"parameters of {spec.key}")
             for key, other in self._volsync.items():

@@ -1,8 +1,7 @@
-"""A real kube-apiserver on loopback with VolSync's kinds, and a stand-in for VolSync's own controller.
+"""A real kube-apiserver on loopback with VolSync's kinds; what stands in for its controller is beside it.
 
 The definitions here are structural ones of just the fields that are used, written from VolSync's documented API: they
-are not VolSync's own files. The stand-in writes the fields of `status` that the real controller writes; nothing is
-copied. Not used by the driver itself.
+are not VolSync's own files. Not used by the driver itself.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from graf_driver_sdk.testing_kubernetes import apiserver_command, etcd_command, kubectl
 
 from graf_driver_pv.testing import free_port
-from graf_driver_pv.volsync_cluster import DESTINATION, GROUP, KINDS, SOURCE, VERSION, Cluster
+from graf_driver_pv.volsync_cluster import CLAIM, DESTINATION, SNAPSHOT, SOURCE, Cluster, Kind
 
 TOKEN = "only-of-this-test"  # noqa: S105 - a test's own API server
 NAME = "files"
+CLAIM_NAME = "files-data"
 
 
 def _text(**more: Any) -> dict[str, Any]:
@@ -34,43 +33,67 @@ def _fields(**fields: Any) -> dict[str, Any]:
     return {"type": "object", "properties": fields}
 
 
-def definition(plural: str) -> dict[str, Any]:
-    """Of one kind, in short."""
-    kind, flag = KINDS[plural], {"type": "boolean"}
+def _source() -> dict[str, Any]:
+    port = {"type": "integer", "format": "int32"}
     method = _text(enum=["Direct", "None", "Clone", "Snapshot"])
-    own: dict[str, Any]
-    if plural == SOURCE:
-        port = {"type": "integer", "format": "int32"}
-        own = {"sourcePVC": _text(), "rsyncTLS": _fields(keySecret=_text(), address=_text(), port=port)}
-    else:
-        modes, names = {"type": "array", "items": _text()}, ("storageClassName", "volumeSnapshotClassName")
-        size = {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}
-        mover = _fields(keySecret=_text(), capacity=size, accessModes=modes, serviceType=_text())
-        mover["properties"] |= {name: _text() for name in (*names, "destinationPVC")}
-        own = {"rsyncTLS": mover}
-    own["rsyncTLS"]["properties"]["copyMethod"] = method
+    return {
+        "sourcePVC": _text(),
+        "rsyncTLS": _fields(keySecret=_text(), address=_text(), port=port, copyMethod=method),
+    }
+
+
+def _destination() -> dict[str, Any]:
+    size = {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}
+    names = ("keySecret", "serviceType", "storageClassName", "volumeSnapshotClassName")
+    mover = _fields(capacity=size, accessModes={"type": "array", "items": _text()}, **{name: _text() for name in names})
+    mover["properties"]["copyMethod"] = _text(enum=["Direct", "None", "Snapshot"])
+    return {"rsyncTLS": mover}
+
+
+def _volsync(own: dict[str, Any]) -> dict[str, Any]:
     condition = _fields(type=_text(), status=_text(), reason=_text(), message=_text())
     status = _fields(
+        lastSyncStartTime=_text(format="date-time"),
         lastSyncTime=_text(format="date-time"),
+        lastSyncDuration=_text(),
         lastManualSync=_text(),
         latestImage=_fields(apiGroup=_text(), kind=_text(), name=_text()),
         latestMoverStatus=_fields(result=_text(), logs=_text()),
         conditions={"type": "array", "items": condition},
     )
-    spec = _fields(paused=flag, trigger=_fields(schedule=_text(), manual=_text()), **own)
-    version = {
-        "name": VERSION,
+    trigger = _fields(schedule=_text(), manual=_text())
+    return _fields(spec=_fields(paused={"type": "boolean"}, trigger=trigger, **own), status=status)
+
+
+def _snapshot() -> dict[str, Any]:
+    source = _fields(persistentVolumeClaimName=_text())
+    error = _fields(message=_text())
+    return _fields(
+        spec=_fields(source=source, volumeSnapshotClassName=_text()),
+        status=_fields(readyToUse={"type": "boolean"}, error=error),
+    )
+
+
+def definition(kind: Kind) -> dict[str, Any]:
+    """Of one kind, in short."""
+    group, _, version = kind.api.partition("/")
+    schemas = {SOURCE: _volsync(_source()), DESTINATION: _volsync(_destination()), SNAPSHOT: _snapshot()}
+    served = {
+        "name": version,
         "served": True,
         "storage": True,
         "subresources": {"status": {}},
-        "schema": {"openAPIV3Schema": _fields(spec=spec, status=status)},
+        "schema": {"openAPIV3Schema": schemas[kind]},
     }
-    called = {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()}
+    names = {"kind": kind.name, "listKind": f"{kind.name}List", "plural": kind.plural, "singular": kind.name.lower()}
+    metadata: dict[str, Any] = {"name": f"{kind.plural}.{group}"}
+    if kind is SNAPSHOT:
+        metadata["annotations"] = {"api-approved.kubernetes.io": "unapproved, of a test"}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}"},
-        "spec": {"group": GROUP, "names": called, "scope": "Namespaced", "versions": [version]},
+        "metadata": metadata,
+        "spec": {"group": group, "names": names, "scope": "Namespaced", "versions": [served]},
     }
 
 
@@ -114,36 +137,29 @@ class Api:
             self.process = None
 
     def install(self) -> None:
-        """VolSync's kinds, from now on."""
-        for plural in (SOURCE, DESTINATION):
-            self.kubectl("apply", "-f", "-", stdin=json.dumps(definition(plural)))
+        """VolSync's kinds and the snapshot controller's, from now on."""
+        kinds = [definition(kind) for kind in (SOURCE, DESTINATION, SNAPSHOT)]
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": kinds}))
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
 
-    def get(self, plural: str, site: str) -> dict[str, Any] | None:
-        """An object of a site."""
-        return Cluster(str(self.kubeconfig), site, 20).get(plural, NAME)
-
-    def say(self, plural: str, site: str, **status: Any) -> None:
-        """What the real controller writes."""
-        where = (f"{plural}.{GROUP}", NAME, "-n", site, "--subresource=status", "--type=merge")
-        self.kubectl("patch", *where, "-p", json.dumps({"status": status}))
-
-    def copy(self, source: str, target: str, end: datetime, late_s: float = 0.0) -> bool:
-        """Stands in for a whole copy by both sites' VolSync; False when one of them may not."""
-        ours, theirs = self.get(SOURCE, source), self.get(DESTINATION, target)
-        if ours is None or theirs is None or ours["spec"].get("paused") or theirs["spec"].get("paused"):
-            return False
-        done = {"lastSyncTime": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
-        manual = (ours["spec"].get("trigger") or {}).get("manual")
-        self.say(SOURCE, source, **done, **({"lastManualSync": manual} if manual else {}))
-        ended = end + timedelta(seconds=late_s)
-        image = {
-            "apiGroup": "snapshot.storage.k8s.io",
-            "kind": "VolumeSnapshot",
-            "name": f"image-{int(end.timestamp())}",
+    def add_site(self, site: str) -> None:
+        """A namespace with the PVC that applications use there."""
+        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": site}}
+        claim = {
+            "apiVersion": CLAIM.api,
+            "kind": CLAIM.name,
+            "metadata": {"name": CLAIM_NAME, "namespace": site},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
         }
-        self.say(DESTINATION, target, lastSyncTime=f"{ended:%Y-%m-%dT%H:%M:%SZ}", latestImage=image)
-        return True
+        self.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(one) for one in (space, claim)))
+
+    def cluster(self, site: str) -> Cluster:
+        """Of somebody who may do everything."""
+        return Cluster(str(self.kubeconfig), site, 20)
+
+    def get(self, kind: Kind, site: str) -> dict[str, Any] | None:
+        """An object of a site."""
+        return self.cluster(site).get(kind, CLAIM_NAME if kind is CLAIM else NAME)
 
 
 @contextlib.contextmanager
@@ -185,9 +201,9 @@ def parameters(api: Api, site: str, **more: Any) -> dict[str, Any]:
     """Of a site whose objects are in the namespace of its name."""
     own = {
         "namespace": site,
-        "source": "files-data",
+        "source": CLAIM_NAME,
         "name": NAME,
-        "schedule": "*/5 * * * *",
+        "schedule": "*/4 * * * *",
         "mover": {"keySecret": "files-key", "address": "198.51.100.7"},
         "destination": {"capacity": "1Gi", "accessModes": ["ReadWriteOnce"]},
         "kubeconfig": str(api.kubeconfig),

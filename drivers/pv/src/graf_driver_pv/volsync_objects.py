@@ -1,152 +1,26 @@
-"""Mode ``volsync``: its parameters, the objects that are written, and what is read out of their status. Pure."""
+"""Mode ``volsync``: the objects that are written, and what is read out of their status. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from graf_driver_sdk.types import FieldProblem
-
-from graf_driver_pv.volsync_cluster import GROUP, KINDS, VERSION
+from graf_driver_pv.volsync_cluster import CLAIM, DESTINATION, SNAPSHOT, VOLSYNC, Kind
+from graf_driver_pv.volsync_notes import Copy
+from graf_driver_pv.volsync_parameters import VolSync
 
 EPOCH: Final = "graf.dev/epoch"
 COMPONENT: Final = "graf.dev/component"
-MODE: Final = "volsync"
-_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
-_CRON: Final = re.compile(r"(@(yearly|monthly|weekly|daily|hourly))|(\S+(\s+\S+){4})")
+IMAGE: Final = "graf.dev/image"
 _TAG: Final = re.compile(r"graf-(\d+)-(\d+)")
-_POSITION: Final = re.compile(r"e(\d+) (\S+Z)")
-_TOP: Final = frozenset({"mode", "rpoSeconds", "volsync"})
-_KNOWN: Final = frozenset(
-    {"namespace", "source", "name", "copyMethod", "mover", "schedule", "manual", "destination", "kubeconfig"}
-)
-_MOVER: Final = frozenset({"type", "keySecret", "address", "port"})
-_DESTINATION: Final = frozenset(
-    {"capacity", "accessModes", "storageClassName", "volumeSnapshotClassName", "destinationPVC", "serviceType"}
-)
+_POSITION: Final = re.compile(r"graf-\d+-\d+ (\S+Z)")
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|μs|ns)")
+_UNIT_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 
 
-@dataclass(frozen=True, slots=True)
-class VolSync:
-    """One site's parameters.
-
-    Attributes:
-        source: the PVC that is copied while this site is active.
-        name: of both objects.
-        address: where this site's copies go while it is active: the other site's destination.
-        schedule: cron; empty for copying without a pause, or only when asked (`manual`).
-        destination: fields of the destination's mover, as VolSync names them.
-    """
-
-    namespace: str
-    source: str
-    name: str
-    key_secret: str
-    address: str
-    port: int = 8000
-    copy_method: str = "Snapshot"
-    schedule: str = ""
-    manual: bool = False
-    destination: Mapping[str, Any] = field(default_factory=dict)
-    kubeconfig: str = ""
-    rpo_s: float = 900.0
-
-
-def is_volsync(raw: Mapping[str, Any]) -> bool:
-    """Whether these parameters are of this mode."""
-    return raw.get("mode") == MODE
-
-
-def read(raw: Mapping[str, Any]) -> tuple[VolSync | None, list[FieldProblem]]:
-    """The parameters and no problem, or None and every problem that there is."""
-    problems: list[FieldProblem] = []
-
-    def problem(at: str, cause: str, fix: str) -> None:
-        problems.append(FieldProblem(at, cause, fix))
-
-    def known(at: str, value: Mapping[str, Any], names: frozenset[str]) -> None:
-        for name in sorted(set(value) - names):
-            problem(f"{at}{name}", "unknown with mode volsync", f"one of {', '.join(sorted(names))}")
-
-    def mapping(at: str, value: object) -> Mapping[str, Any]:
-        if isinstance(value, Mapping):
-            return value
-        problem(at, f"{value!r} is no mapping", "see docs/reference/drivers/pv.md")
-        return {}
-
-    def name(at: str, value: object) -> str:
-        if isinstance(value, str) and _NAME.fullmatch(value):
-            return value
-        problem(at, "is missing" if value is None else f"{value!r} is no name", "a name as Kubernetes has them")
-        return ""
-
-    known("", raw, _TOP)
-    if raw.get("mode") != MODE:
-        problem("mode", f"{raw.get('mode')!r} with `volsync`", "mode: volsync")
-    own = mapping("volsync", raw.get("volsync"))
-    known("volsync.", own, _KNOWN)
-    mover = mapping("volsync.mover", own.get("mover"))
-    known("volsync.mover.", mover, _MOVER)
-    target = mapping("volsync.destination", own.get("destination"))
-    known("volsync.destination.", target, _DESTINATION)
-    if mover.get("type", "rsyncTLS") != "rsyncTLS":
-        # A restic destination tells when it restored, not how old that was: a standby could not say what may be lost.
-        problem("volsync.mover.type", f"{mover['type']!r} is not supported", "rsyncTLS, or the parameter repository")
-    if not isinstance(mover.get("address"), str) or not mover.get("address"):
-        problem("volsync.mover.address", "is missing", "address of the other site's destination")
-    port = mover.get("port", 8000)
-    if isinstance(port, bool) or not isinstance(port, int | float) or not 0 < port < 65536 or port != int(port):
-        problem("volsync.mover.port", f"{port!r} is no port", "1 to 65535")
-        port = 8000
-    if not target.get("destinationPVC") and not (target.get("capacity") and target.get("accessModes")):
-        problem("volsync.destination", "says no volume", "capacity and accessModes, or destinationPVC")
-    for field_name, value in target.items():
-        # A quantity without a unit comes as a float, which is none.
-        right = (
-            isinstance(value, list) and all(isinstance(mode, str) for mode in value)
-            if field_name == "accessModes"
-            else isinstance(value, str)
-        )
-        if not right:
-            problem(f"volsync.destination.{field_name}", f"{value!r} is no text", "text; a list of it for accessModes")
-    if target.get("destinationPVC") and target["destinationPVC"] == own.get("source"):
-        problem("volsync.destination.destinationPVC", "is the source", "another PVC: a copy would overwrite what runs")
-    method = own.get("copyMethod", "Snapshot")
-    if method not in ("Snapshot", "Clone", "Direct"):
-        problem("volsync.copyMethod", f"{method!r} is no method", "Snapshot, Clone or Direct")
-    schedule, manual = own.get("schedule", ""), own.get("manual", False)
-    if not isinstance(schedule, str) or (schedule and not _CRON.fullmatch(schedule)):
-        problem("volsync.schedule", f"{schedule!r} is no schedule", 'cron, e.g. "*/5 * * * *"')
-    if not isinstance(manual, bool) or (manual and schedule):
-        problem("volsync.manual", "with a schedule, or no boolean", "true, or a schedule, or neither")
-    rpo = raw.get("rpoSeconds", 900)
-    if isinstance(rpo, bool) or not isinstance(rpo, int | float) or not 1 <= rpo <= 604_800:
-        problem("rpoSeconds", f"{rpo!r} is no number from 1 to 604800", "seconds that may be lost")
-        rpo = 900
-    kubeconfig = own.get("kubeconfig", "")
-    if not isinstance(kubeconfig, str) or (kubeconfig and not kubeconfig.startswith("/")):
-        problem("volsync.kubeconfig", f"{kubeconfig!r} is no absolute path", "a mounted file, or leave it out")
-    found = VolSync(
-        namespace=name("volsync.namespace", own.get("namespace")),
-        source=name("volsync.source", own.get("source")),
-        name=name("volsync.name", own.get("name")),
-        key_secret=name("volsync.mover.keySecret", mover.get("keySecret")),
-        address=str(mover.get("address")),
-        port=int(port),
-        copy_method=str(method),
-        schedule=str(schedule),
-        manual=manual is True,
-        destination=dict(target),
-        kubeconfig=str(kubeconfig),
-        rpo_s=float(rpo),
-    )
-    return (None, problems) if problems else (found, [])
-
-
-def source_spec(own: VolSync, epoch: int, tag: str = "") -> dict[str, Any]:
+def source_spec(own: VolSync, tag: str = "") -> dict[str, Any]:
     """The source of a site that is active; `tag` asks for one copy, and no other after it."""
     spec: dict[str, Any] = {
         "sourcePVC": own.source,
@@ -158,8 +32,6 @@ def source_spec(own: VolSync, epoch: int, tag: str = "") -> dict[str, Any]:
             "copyMethod": own.copy_method,
         },
     }
-    if own.manual and not tag:
-        tag = f"graf-{epoch}-0"
     if tag:
         spec["trigger"] = {"manual": tag}
     elif own.schedule:
@@ -176,24 +48,55 @@ def destination_spec(own: VolSync) -> dict[str, Any]:
     return {"paused": False, "rsyncTLS": mover}
 
 
-def new_object(plural: str, own: VolSync) -> dict[str, Any]:
+def new_object(kind: Kind, own: VolSync, name: str) -> dict[str, Any]:
     """An object without a spec yet."""
-    return {
-        "apiVersion": f"{GROUP}/{VERSION}",
-        "kind": KINDS[plural],
-        "metadata": {"name": own.name, "namespace": own.namespace},
+    return {"apiVersion": kind.api, "kind": kind.name, "metadata": {"name": name, "namespace": own.namespace}}
+
+
+def claim_of_image(own: VolSync) -> dict[str, Any]:
+    """The PVC that a promotion opens: VolSync's populator fills it from the destination's newest complete image.
+
+    Not from the snapshot by its name: a copy that ends at the moment of the promotion replaces that snapshot.
+    """
+    body = new_object(CLAIM, own, own.source)
+    body["spec"] = {
+        "accessModes": list(own.destination["accessModes"]),
+        "resources": {"requests": {"storage": own.destination["capacity"]}},
+        "dataSourceRef": {"apiGroup": VOLSYNC, "kind": DESTINATION.name, "name": own.name},
     }
+    if storage_class := own.destination.get("storageClassName"):
+        body["spec"]["storageClassName"] = storage_class
+    return body
+
+
+def archive_of_claim(own: VolSync, name: str) -> dict[str, Any]:
+    """A snapshot of the PVC that was served; nothing of VolSync's owns it, so nothing of VolSync's deletes it."""
+    body = new_object(SNAPSHOT, own, name)
+    body["spec"] = {"source": {"persistentVolumeClaimName": own.source}}
+    if snapshot_class := own.destination.get("volumeSnapshotClassName"):
+        body["spec"]["volumeSnapshotClassName"] = snapshot_class
+    return body
+
+
+def archive_name(own: VolSync, epoch: int, claim: Mapping[str, Any]) -> str:
+    """Of the archive of what was served in an epoch; each PVC its own, also when the epoch is not known."""
+    return f"{own.source}-divergent-e{epoch}-{claim['metadata']['uid'][:8]}"
+
+
+def annotation(found: Mapping[str, Any], name: str) -> str:
+    """Empty when there is none."""
+    return str((found["metadata"].get("annotations") or {}).get(name, ""))
+
+
+def is_ending(found: Mapping[str, Any] | None) -> bool:
+    """Whether it is being deleted."""
+    return found is not None and bool(found["metadata"].get("deletionTimestamp"))
 
 
 def epoch_of(found: Mapping[str, Any]) -> int:
     """The epoch it was written for; 0 when nobody says."""
-    value = (found["metadata"].get("annotations") or {}).get(EPOCH, "")
+    value = annotation(found, EPOCH)
     return int(value) if value.isdecimal() else 0
-
-
-def component_of(found: Mapping[str, Any]) -> str:
-    """Whose it is; empty when nobody says."""
-    return str((found["metadata"].get("annotations") or {}).get(COMPONENT, ""))
 
 
 def is_paused(found: Mapping[str, Any] | None) -> bool:
@@ -215,10 +118,36 @@ def last_sync(found: Mapping[str, Any] | None) -> datetime | None:
         return None
 
 
+def copy_of(found: Mapping[str, Any] | None) -> Copy | None:
+    """The last copy that ended. Its start is the end less the duration: `lastSyncStartTime` is of one under way.
+
+    VolSync cuts the end to whole seconds and keeps the duration whole, so this start is never later than the real one.
+    """
+    end, duration = last_sync(found), status_of(found).get("lastSyncDuration")
+    taken_s = _seconds(duration) if isinstance(duration, str) else None
+    return None if end is None or taken_s is None else Copy(end - timedelta(seconds=taken_s), end)
+
+
+def _seconds(duration: str) -> float | None:
+    """Go's notation, e.g. 1m2.5s."""
+    parts = _DURATION.findall(duration)
+    if not parts or "".join(f"{number}{unit}" for number, unit in parts) != duration:
+        return None
+    return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+
+
+def is_copying(found: Mapping[str, Any] | None) -> bool:
+    """Whether a copy is under way: VolSync takes the start away when it ends."""
+    return bool(status_of(found).get("lastSyncStartTime"))
+
+
 def image_of(found: Mapping[str, Any] | None) -> str:
-    """``VolumeSnapshot/NAME`` or ``PersistentVolumeClaim/NAME`` of the last complete copy; empty for none."""
+    """``VolumeSnapshot/NAME`` of the newest complete copy; empty for none.
+
+    Another kind would be the volume that copies are written into: never complete.
+    """
     image = status_of(found).get("latestImage") or {}
-    return f"{image.get('kind', '')}/{image['name']}" if image.get("name") else ""
+    return f"{SNAPSHOT.name}/{image['name']}" if image.get("name") and image.get("kind") == SNAPSHOT.name else ""
 
 
 def trouble_of(found: Mapping[str, Any] | None) -> str:
@@ -250,18 +179,13 @@ def next_tag(found: Mapping[str, Any], epoch: int) -> str:
     return f"graf-{epoch}-{1 + max((int(tag[2]) for tag in seen if tag), default=0)}"
 
 
-def position_of(epoch: int, before: datetime, end: datetime) -> str:
-    """Of the copy that ended at `end`, when the one before had ended at `before`.
-
-    The other site's VolSync writes the end of the same copy a moment earlier or later, by its own clock. The middle
-    between the two tells them apart as long as that differs by less than half of what the copy took.
-    """
-    half = max(1, -(-int((end - before).total_seconds()) // 2))
-    return f"e{epoch} {(before + timedelta(seconds=half)).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def position_of(tag: str, start: datetime) -> str:
+    """Of a copy that was asked for by name, and when it began at the source."""
+    return f"{tag} {start.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def instant_of(position: str) -> datetime:
-    """When a copy must have ended to have this position.
+    """When the copy of a position began: one that ended before was another one.
 
     Raises:
         ValueError: it is no position of Quiesce.
@@ -269,4 +193,4 @@ def instant_of(position: str) -> datetime:
     found = _POSITION.fullmatch(position)
     if found is None:
         raise ValueError(f"{position!r} is no position of mode volsync")
-    return datetime.fromisoformat(found[2])
+    return datetime.fromisoformat(found[1])
