@@ -16,5 +16,6 @@ following side). Then ``active``, ``follow``, ``component`` (roles), ``resync`` 
 ``main``. Mode ``volsync`` shares only ``durable`` and ``record`` with these: ``volsync_parameters``,
 ``volsync_notes`` (which copies were seen, and how old they may be), ``volsync_cluster`` (the API server),
 ``volsync_objects`` (pure), ``volsync_owned`` (writing under the epoch), ``volsync_claim`` (which data a promotion
-opens), ``volsync_status`` (pure), ``volsync`` (roles); ``entry`` chooses. What begins with ``testing`` serves tests and the benchmark only.
+opens), ``volsync_status`` (pure), ``volsync`` (roles); ``entry`` chooses. What begins with ``testing`` serves tests and
+the benchmark only.
 """

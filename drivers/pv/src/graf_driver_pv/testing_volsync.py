@@ -25,6 +25,14 @@ NAME = "files"
 CLAIM_NAME = "files-data"
 
 
+class Clusterwide(Kind):
+    """Of no namespace, or of all of them."""
+
+    def path(self, namespace: str, name: str = "") -> str:
+        """Without the namespace."""
+        return super().path("", name).replace("/namespaces//", "/")
+
+
 def _text(**more: Any) -> dict[str, Any]:
     return {"type": "string", **more}
 
@@ -144,14 +152,14 @@ class Api:
 
     def add_site(self, site: str) -> None:
         """A namespace with the PVC that applications use there."""
-        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": site}}
+        self.cluster("").create(Clusterwide("v1", "namespaces", "Namespace"), {"metadata": {"name": site}})
         claim = {
             "apiVersion": CLAIM.api,
             "kind": CLAIM.name,
             "metadata": {"name": CLAIM_NAME, "namespace": site},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
         }
-        self.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(one) for one in (space, claim)))
+        self.cluster(site).create(CLAIM, claim)
 
     def cluster(self, site: str) -> Cluster:
         """Of somebody who may do everything."""

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from graf_driver_pv import volsync_objects as objects
-from graf_driver_pv.testing_volsync import CLAIM_NAME, NAME, Api
+from graf_driver_pv.testing_volsync import CLAIM_NAME, NAME, Api, Clusterwide
 from graf_driver_pv.volsync_cluster import CLAIM, DESTINATION, SNAPSHOT, SOURCE, Cluster, ClusterError, Kind
 
 Found = dict[str, Any]
@@ -44,10 +44,10 @@ class Admin(Cluster):
         if code >= 300:
             raise ClusterError(f"a status was refused: {code}")
 
-    def list_of(self, kind: Kind) -> list[Found]:
-        """Every object."""
-        _, answer = self._call("GET", kind, "list", "")
-        return list((answer or {}).get("items", []))
+    def everywhere(self, kind: Kind) -> list[Found]:
+        """Every object of every namespace."""
+        _, answer = self._call("GET", Clusterwide(kind.api, kind.plural, kind.name), "list", "")
+        return [item | {"apiVersion": kind.api, "kind": kind.name} for item in (answer or {}).get("items", [])]
 
     def let_go(self, kind: Kind, found: Found) -> None:
         """The end of an object that waits for its end."""
@@ -61,6 +61,7 @@ class Site:
     """One site's volumes.
 
     Attributes:
+        objects: as they were when this look began.
         claims: what is in each PVC, by its uid.
         images: what is in each snapshot, by its name.
         received: what is in the volume that copies are written into.
@@ -73,6 +74,7 @@ class Site:
 
     name: str
     admin: Admin
+    objects: dict[Kind, list[Found]] = field(default_factory=dict)
     claims: dict[str, set[str]] = field(default_factory=dict)
     images: dict[str, frozenset[str]] = field(default_factory=dict)
     received: set[str] = field(default_factory=set)
@@ -81,6 +83,11 @@ class Site:
     half: bool = False
     whole: bool = False
     in_use: bool = False
+
+    def one(self, kind: Kind) -> Found | None:
+        """The component's object."""
+        name = CLAIM_NAME if kind is CLAIM else NAME
+        return next((found for found in self.objects.get(kind, ()) if found["metadata"]["name"] == name), None)
 
 
 class StandIn:
@@ -102,10 +109,18 @@ class StandIn:
     def step(self) -> None:
         """One look of every controller; what meets another write is done at the next one."""
         with self._lock:
+            self._read(SOURCE, DESTINATION, CLAIM, SNAPSHOT)
             for site in self.sites.values():
                 for look in (self._claims, self._snapshots, self._source, self._destination):
                     with contextlib.suppress(ClusterError):
                         look(site)
+
+    def _read(self, *kinds: Kind) -> None:
+        admin = next((site.admin for site in self.sites.values()), None)
+        for kind in kinds if admin is not None else ():
+            found = admin.everywhere(kind)  # type: ignore[union-attr]
+            for site in self.sites.values():
+                site.objects[kind] = [one for one in found if one["metadata"]["namespace"] == site.name]
 
     def until(self, what: str, seen: Callable[[], bool]) -> None:
         """Steps until something is so."""
@@ -147,15 +162,17 @@ class StandIn:
 
     def _volume(self, name: str) -> set[str]:
         site = self.sites[name]
+        self._read(CLAIM, DESTINATION)
         self._claims(site)
-        found = site.admin.get(CLAIM, CLAIM_NAME)
+        found = site.one(CLAIM)
         assert found is not None, f"there is no PVC at {name}"
         return site.claims[found["metadata"]["uid"]]
 
     def image(self, name: str) -> frozenset[str]:
         """What the newest image shows."""
         site = self.sites[name]
-        found = site.admin.get(DESTINATION, NAME)
+        self._read(DESTINATION)
+        found = site.one(DESTINATION)
         return site.images[objects.image_of(found).partition("/")[2]]
 
     # -- controllers -------------------------------------------------------------------------------------------------
@@ -165,7 +182,7 @@ class StandIn:
 
     def _claims(self, site: Site) -> None:
         """The populator, and the end of a PVC that no Pod uses."""
-        found = site.admin.get(CLAIM, CLAIM_NAME)
+        found = site.one(CLAIM)
         if found is None:
             return
         uid = found["metadata"]["uid"]
@@ -175,22 +192,22 @@ class StandIn:
         elif uid not in site.claims:
             image = ""
             if (found["spec"].get("dataSourceRef") or {}).get("kind") == DESTINATION.name:
-                latest = objects.status_of(site.admin.get(DESTINATION, NAME)).get("latestImage") or {}
+                latest = objects.status_of(site.one(DESTINATION)).get("latestImage") or {}
                 image = latest.get("name", "")
                 if latest.get("kind") == CLAIM.name:  # the volume that copies are written into, as it is now
                     site.images[image] = frozenset(site.received)
             site.claims[uid] = set(site.images[image]) if image else set()
 
     def _snapshots(self, site: Site) -> None:
-        for found in site.admin.list_of(SNAPSHOT):
+        for found in site.objects[SNAPSHOT]:
             if not objects.status_of(found).get("readyToUse"):
-                claim = site.admin.get(CLAIM, found["spec"]["source"]["persistentVolumeClaimName"])
+                claim = site.one(CLAIM)
                 assert claim is not None
                 site.images[found["metadata"]["name"]] = frozenset(site.claims[claim["metadata"]["uid"]])
                 site.admin.put_status(SNAPSHOT, found | {"status": {"readyToUse": True}})
 
     def _source(self, site: Site) -> None:
-        found = site.admin.get(SOURCE, NAME)
+        found = site.one(SOURCE)
         if found is None:
             return
         uid = found["metadata"]["uid"]
@@ -202,9 +219,9 @@ class StandIn:
             if self._is_due(found):
                 self._begin(site, SOURCE, found)
         elif uid not in site.taken:
-            claim = site.admin.get(CLAIM, found["spec"]["sourcePVC"])
+            claim = site.one(CLAIM)
             if claim is not None:
-                site.taken[uid] = frozenset(site.claims[claim["metadata"]["uid"]])
+                site.taken[uid] = frozenset(site.claims.get(claim["metadata"]["uid"], ()))
         elif uid in site.sent or (not objects.is_paused(found) and self._send(site, site.taken[uid])):
             site.sent.add(uid)
             self._end(site, SOURCE, found)
@@ -215,7 +232,7 @@ class StandIn:
         """In two parts: half of it, then all. Whether it has been sent."""
         others = [other for other in self.sites.values() if other is not site]
         target = others[0] if others else None
-        found = target.admin.get(DESTINATION, NAME) if target is not None else None
+        found = target.one(DESTINATION) if target is not None else None
         waits = found is not None and objects.is_copying(found) and not objects.is_paused(found)
         if target is None or not self.link or not waits or target.whole:
             return self.link and self.spare and not waits
@@ -228,7 +245,7 @@ class StandIn:
         return True
 
     def _destination(self, site: Site) -> None:
-        found = site.admin.get(DESTINATION, NAME)
+        found = site.one(DESTINATION)
         if found is None:
             return
         if not objects.is_copying(found):
