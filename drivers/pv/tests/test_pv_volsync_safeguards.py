@@ -81,16 +81,17 @@ async def what_is_opened_is_complete(pair: tuple[Site, Site]) -> None:
 async def what_is_told_as_lost_is_an_upper_bound(pair: tuple[Site, Site]) -> None:
     """The source read its volume 600 s ago, and could not send that until now."""
     world = pair[0].world
-    world.behind_s = 600
+    world.behind_s = 900
     east, west = await followed(pair)
     world.images = False
     world.until("a copy has come", lambda: world.sites[west.name].whole)
     world.until("the next one has begun", lambda: bool(world.sites[east.name].taken))
-    east.write("missing")  # 600 s ago
+    east.write("missing")
+    assert world.behind_s >= 600
     world.behind_s, world.images = 300, True
     # The image of the first one is made now, so now begins the wait for the next one: it does not say how old that is.
     await east.copies(west)
-    world.behind_s = 0
+    world.behind_s = 100
     await east.copies(west)
     assert "missing" not in world.image(west.name)
     status = await west.status()

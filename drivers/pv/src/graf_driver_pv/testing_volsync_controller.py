@@ -96,19 +96,23 @@ class StandIn:
     Attributes:
         link: copies reach the other site.
         spare: where the other site takes no copy, somebody else does.
+        pace_s: how long each copy takes at the least; with 0 it takes steps, of a second of the controllers' time each.
         behind_s: how long ago it is for the controllers.
         images: an image is made as soon as a copy has come.
     """
 
-    def __init__(self, api: Api, *names: str, spare: bool = False) -> None:
+    def __init__(self, api: Api, *names: str, spare: bool = False, pace_s: float = 0.0) -> None:
         self.sites = {name: Site(name, Admin(str(api.kubeconfig), name, 20)) for name in names}
-        self.link, self.spare, self.behind_s, self.images = True, spare, 0.0, True
+        self.link, self.spare, self.images, self.pace_s = True, spare, True, pace_s
+        # VolSync tells whole seconds, and no two copies of it end in the same one: here each step takes one.
+        self.behind_s = 0.0 if pace_s else 300.0
         self._made = 0
         self._lock = threading.Lock()
 
     def step(self) -> None:
         """One look of every controller; what meets another write is done at the next one."""
         with self._lock:
+            self.behind_s -= 0.0 if self.pace_s else 1.0
             self._read(SOURCE, DESTINATION, CLAIM, SNAPSHOT)
             for site in self.sites.values():
                 for look in (self._claims, self._snapshots, self._source, self._destination):
@@ -159,6 +163,31 @@ class StandIn:
         """What an application finds in the PVC."""
         with self._lock:
             return set(self._volume(name))
+
+    def pause(self, name: str) -> None:
+        """Somebody pauses the source."""
+        with self._lock:
+            site = self.sites[name]
+            self._read(SOURCE)
+            found = site.one(SOURCE)
+            assert found is not None
+            site.admin.replace(SOURCE, found | {"spec": found["spec"] | {"paused": True}})
+
+    def end(self, name: str, kind: Kind) -> None:
+        """Somebody takes an object away."""
+        with self._lock:
+            site = self.sites[name]
+            for _ in range(40):
+                self._read(kind)
+                found = site.one(kind)
+                if found is None:
+                    return
+                with contextlib.suppress(ClusterError):
+                    if objects.is_ending(found):
+                        site.admin.let_go(kind, found)
+                    else:
+                        site.admin.delete(kind, found)
+        raise AssertionError(f"{kind.name} at {name} does not end")
 
     def _volume(self, name: str) -> set[str]:
         site = self.sites[name]
@@ -222,11 +251,15 @@ class StandIn:
             claim = site.one(CLAIM)
             if claim is not None:
                 site.taken[uid] = frozenset(site.claims.get(claim["metadata"]["uid"], ()))
-        elif uid in site.sent or (not objects.is_paused(found) and self._send(site, site.taken[uid])):
+        elif uid in site.sent or (self._is_time(found) and self._send(site, site.taken[uid])):
             site.sent.add(uid)
             self._end(site, SOURCE, found)
             site.sent.remove(uid)
             del site.taken[uid]
+
+    def _is_time(self, found: Found) -> bool:
+        start = datetime.fromisoformat(objects.status_of(found)["lastSyncStartTime"])
+        return not objects.is_paused(found) and (self._now() - start).total_seconds() >= self.pace_s
 
     def _send(self, site: Site, content: frozenset[str]) -> bool:
         """In two parts: half of it, then all. Whether it has been sent."""

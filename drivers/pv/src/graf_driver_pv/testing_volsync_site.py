@@ -118,9 +118,7 @@ class Site:
 
     def lose_claim(self) -> None:
         """Somebody deletes the PVC."""
-        admin = self.world.sites[self.name].admin
-        admin.delete(CLAIM, self.object(CLAIM))
-        self.world.until("the end of the PVC", lambda: self.api.get(CLAIM, self.name) is None)
+        self.world.end(self.name, CLAIM)
 
     async def copies(self, to: Site, count: int = 1) -> None:
         """That many whole copies, and the other site's driver has seen each."""

@@ -85,7 +85,8 @@ class VolSyncComponent:
 
         VolSync says of whichever copy ends next that it was the one asked for, also of one that was going on already:
         such a one does not count. Of those that count two are needed. The second can only be sent when the other site
-        waits for it, so when the first one's image is complete there.
+        waits for it, so when the first one's image is complete there; and its image ends after the first one has, by
+        any clocks that differ by less than a copy takes. That is the position.
         """
         progress = await self._progress(lambda: self._quiesce(epoch))
         position = self._load_notes().position if progress.completed else ""
@@ -258,7 +259,7 @@ class VolSyncComponent:
                 raise Waits("VolSync tells no lastSyncTime and lastSyncDuration of the copy")
             self._needed -= 1
             if self._needed == 1:
-                position = objects.position_of(self._asked, done.start)
+                position = objects.position_of(self._asked, done.end)
                 self._note(lambda notes: replace(notes, position=position))
             elif self._needed == 0:
                 self._save(replace(record, quiesced=True))

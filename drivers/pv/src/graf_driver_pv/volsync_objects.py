@@ -179,13 +179,13 @@ def next_tag(found: Mapping[str, Any], epoch: int) -> str:
     return f"graf-{epoch}-{1 + max((int(tag[2]) for tag in seen if tag), default=0)}"
 
 
-def position_of(tag: str, start: datetime) -> str:
-    """Of a copy that was asked for by name, and when it began at the source."""
-    return f"{tag} {start.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def position_of(tag: str, end: datetime) -> str:
+    """Of a copy that was asked for by name, and when it had surely ended at the source: VolSync cuts to seconds."""
+    return f"{tag} {(end + timedelta(seconds=1)).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def instant_of(position: str) -> datetime:
-    """When the copy of a position began: one that ended before was another one.
+    """When the copy of a position had ended at the source: an image from before then may be of another one.
 
     Raises:
         ValueError: it is no position of Quiesce.

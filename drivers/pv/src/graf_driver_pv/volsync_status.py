@@ -96,7 +96,7 @@ def _active(own: VolSync, record: Record, notes: Notes, seen: Seen, facts: dict[
         Role.ACTIVE,
         health if trouble else Health.HEALTHY,
         accepting=not record.quiesced and health is not Health.DEAD,
-        position=notes.position if record.quiesced else position_of(seen.source),
+        position=notes.position if record.quiesced else "",  # of what is written since the last copy there is none
         lag_seconds=0.0,
         promotable_reason="it is the active",
         message=trouble,
