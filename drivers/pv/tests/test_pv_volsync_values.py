@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from graf_driver_pv import volsync_objects as objects
+from graf_driver_pv import volsync_parameters as parameter_names
 from graf_driver_pv.testing_volsync import Api, parameters
 from graf_driver_pv.volsync_claim import Facts, Opens, chosen
 from graf_driver_pv.volsync_notes import Copy, Notes, NotesFile, NotesUnreadableError
@@ -145,3 +147,19 @@ def test_what_may_not_be_the_newest_is_not_opened(now: Facts, reason: str) -> No
     with pytest.raises(PreconditionError) as refused:
         chosen(now)
     assert refused.value.reason == reason
+
+
+def names(schema: Any) -> Any:
+    """What a schema of objects knows, level by level."""
+    known = schema.get("properties")
+    return None if known is None else {name: names(inner) for name, inner in known.items()}
+
+
+def test_the_example_takes_every_parameter_that_the_driver_knows() -> None:
+    """A parameter that the DriverClass does not list is refused by the manager."""
+    example = Path(__file__).parents[3] / "gitops" / "example" / "driverclasses" / "pv-volsync.yaml"
+    known = names(yaml.safe_load(example.read_text())["spec"]["parametersSchema"])
+    assert set(known) == parameter_names.TOP
+    assert set(known["volsync"]) == parameter_names.OWN
+    assert set(known["volsync"]["mover"]) == parameter_names.MOVER
+    assert set(known["volsync"]["destination"]) == parameter_names.DESTINATION

@@ -13,12 +13,10 @@ MODE: Final = "volsync"
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _CRON: Final = re.compile(r"(@(yearly|monthly|weekly|daily|hourly))|(\S+(\s+\S+){4})")
 _EVERY: Final = re.compile(r"\*/(\d+)( \*){4}")
-_TOP: Final = frozenset({"mode", "rpoSeconds", "volsync"})
-_KNOWN: Final = frozenset(
-    {"namespace", "source", "name", "copyMethod", "mover", "schedule", "destination", "kubeconfig"}
-)
-_MOVER: Final = frozenset({"type", "keySecret", "address", "port"})
-_DESTINATION: Final = frozenset(
+TOP: Final = frozenset({"mode", "rpoSeconds", "volsync"})
+OWN: Final = frozenset({"namespace", "source", "name", "copyMethod", "mover", "schedule", "destination", "kubeconfig"})
+MOVER: Final = frozenset({"type", "keySecret", "address", "port"})
+DESTINATION: Final = frozenset(
     {"capacity", "accessModes", "storageClassName", "volumeSnapshotClassName", "serviceType"}
 )
 _PERIODS: Final = 3  # the age is counted from the start of the copy before the newest one, and a third is under way
@@ -77,15 +75,15 @@ def read(raw: Mapping[str, Any]) -> tuple[VolSync | None, list[FieldProblem]]:
         problem(at, "is missing" if value is None else f"{value!r} is no name", "a name as Kubernetes has them")
         return ""
 
-    known("", raw, _TOP)
+    known("", raw, TOP)
     if raw.get("mode") != MODE:
         problem("mode", f"{raw.get('mode')!r} with `volsync`", "mode: volsync")
     own = mapping("volsync", raw.get("volsync"))
-    known("volsync.", own, _KNOWN)
+    known("volsync.", own, OWN)
     mover = mapping("volsync.mover", own.get("mover"))
-    known("volsync.mover.", mover, _MOVER)
+    known("volsync.mover.", mover, MOVER)
     target = mapping("volsync.destination", own.get("destination"))
-    known("volsync.destination.", target, _DESTINATION)
+    known("volsync.destination.", target, DESTINATION)
     if mover.get("type", "rsyncTLS") != "rsyncTLS":
         # A restic destination tells when it restored, not how old that was: a standby could not say what may be lost.
         problem("volsync.mover.type", f"{mover['type']!r} is not supported", "rsyncTLS, or the parameter repository")
