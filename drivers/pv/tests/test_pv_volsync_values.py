@@ -1,5 +1,7 @@
 """Mode volsync without any server: parameters, which copies are how old, and what a promotion opens."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -163,3 +165,9 @@ def test_the_example_takes_every_parameter_that_the_driver_knows() -> None:
     assert set(known["volsync"]) == parameter_names.OWN
     assert set(known["volsync"]["mover"]) == parameter_names.MOVER
     assert set(known["volsync"]["destination"]) == parameter_names.DESTINATION
+
+
+def test_the_other_ways_do_not_wait_for_the_kubernetes_client() -> None:
+    """A driver that was killed leaves the volume shut until it has started again."""
+    asked = "import sys, graf_driver_pv.entry; sys.exit('kubernetes' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

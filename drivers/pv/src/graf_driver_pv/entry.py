@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from graf_driver_sdk.blocking import run_blocking
 from graf_driver_sdk.errors import InvalidParametersError, PreconditionError
@@ -26,7 +26,9 @@ from graf_driver_sdk.types import (
 
 from graf_driver_pv import volsync_parameters
 from graf_driver_pv.driver import PvDriver
-from graf_driver_pv.volsync import VolSyncComponent
+
+if TYPE_CHECKING:
+    from graf_driver_pv.volsync import VolSyncComponent
 
 _TICK_S: Final = 2.0
 
@@ -124,6 +126,9 @@ class Entry(PvDriver):
                 theirs = other.parameters
                 if (theirs.namespace, theirs.name) == (parameters.namespace, parameters.name):
                     raise PreconditionError(f"volsync.name {theirs.name} is of {key}: give {spec.key} its own")
+            # Only now: the Kubernetes client takes longer to be imported than all the rest of the driver.
+            from graf_driver_pv.volsync import VolSyncComponent
+
             mine = VolSyncComponent(spec.key, parameters, self.state_dir, lambda: self.notify(spec.key))
             self._volsync[spec.key] = mine
         return mine
