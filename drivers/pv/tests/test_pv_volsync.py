@@ -156,12 +156,32 @@ async def test_a_claim_that_is_gone_is_not_replaced_by_something_older(pair: tup
     assert west.api.get(CLAIM, west.name) is None
 
 
+async def test_a_copy_that_ends_after_the_promotion_is_not_newer_than_what_was_served(pair: tuple[Site, Site]) -> None:
+    east, west = await followed(pair)
+    world = east.world
+    world.images, world.spare = False, True
+    world.until("a copy has come", lambda: world.sites[west.name].whole)
+    await east.ensure(Role.FENCED, 2)
+    await west.ensure(Role.ACTIVE, 2)
+    world.images = True
+    world.until("its image", lambda: not world.sites[west.name].whole)
+    west.write("of-west")
+    await west.quiesce(2)  # to somebody else: the move was not carried out
+    await west.ensure(Role.FENCED, 3)
+    await west.ensure(Role.ACTIVE, 3)
+    assert west.read() == {"first", "of-west"}
+
+
 async def test_a_driver_without_its_record_opens_nothing_that_may_be_the_older_one(pair: tuple[Site, Site]) -> None:
     east, west = await followed(pair)
     await move(east, west, 2)
     await west.copies(east, 2)
     for left in east.folder.iterdir():
         left.unlink()
+    east.restart()
+    with pytest.raises(PreconditionError, match="is not known"):
+        await east.once(Role.ACTIVE, 3)
+    await east.ensure(Role.FENCED, 3)
     east.restart()
     with pytest.raises(PreconditionError, match="is not known"):
         await east.once(Role.ACTIVE, 3)

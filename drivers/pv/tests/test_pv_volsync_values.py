@@ -126,6 +126,7 @@ NEWER: dict[str, Any] = {"image": "new", "fresh": True}
         (replace(SERVED, followed=True, **NEWER), Opens.REPLACE),
         (replace(SERVED, followed=True, of_image="new", **NEWER), Opens.AS_IS),
         (replace(SERVED, unsent=True, **NEWER), Opens.AS_IS),
+        (replace(SERVED, unsent=True, forgotten=True), Opens.AS_IS),  # nothing else is here
         (replace(NOTHING, followed=True, **NEWER), Opens.FROM_IMAGE),
         (replace(NOTHING, followed=True, unsent=True, image="new"), Opens.FROM_IMAGE),  # a crash in between
     ],
@@ -142,7 +143,7 @@ def test_a_promotion_opens_the_newest(now: Facts, opens: Opens) -> None:
         (replace(NOTHING, claim=True, followed=True), "no-copy"),
         (replace(NOTHING, claim=True, followed=True, **NEWER), "not-mine"),
         (replace(NOTHING, unsent=True, image="old"), "claim-gone"),
-        (replace(SERVED, forgotten=True, **NEWER), "record-unreadable"),
+        (replace(SERVED, forgotten=True, unsent=True, image="new"), "record-unreadable"),
     ],
 )
 def test_what_may_not_be_the_newest_is_not_opened(now: Facts, reason: str) -> None:

@@ -135,17 +135,18 @@ class VolSyncComponent:
         """By this site's record: what it served since its last complete copy nobody else has."""
 
         def look() -> Assessment:
-            found, claim = self._own.get(DESTINATION), self._own.claim()
-            if self._unsent(claim):
-                epoch = self._load().served_epoch
-                what = f"what was written to PersistentVolumeClaim {self.parameters.source} in epoch {epoch}"
+            record, found = self._recalled(), self._own.get(DESTINATION)
+            if _is_unsent(record):
+                what = (
+                    f"what was written to PersistentVolumeClaim {self.parameters.source} in epoch {record.served_epoch}"
+                )
                 return Assessment(Verdict.DIVERGED, position_of(found), divergent=f"{what} since its last copy")
-            here = self._own.has(claim) or objects.image_of(found)
+            here = self._own.has(self._own.claim()) or objects.image_of(found)
             return Assessment(Verdict.BEHIND if here else Verdict.EMPTY, position_of(found))
 
         try:
             return await run_blocking(look)
-        except ClusterError as error:
+        except (Waits, ClusterError) as error:
             return Assessment(Verdict.UNKNOWN, message=str(error))
 
     async def resync(self, strategy: ResyncStrategy, epoch: int) -> Resynced:
@@ -160,7 +161,7 @@ class VolSyncComponent:
     # -- roles; blocking -----------------------------------------------------------------------------------------------
 
     def _activate(self, request: EnsureRole) -> str:
-        record, epoch = self._load(), request.epoch
+        record, epoch = self._recalled(), request.epoch
         source = self._own.get(SOURCE)
         if source is not None:
             self._own.may_write(SOURCE, source, epoch)
@@ -180,7 +181,7 @@ class VolSyncComponent:
         # Served is written down before the source runs: after a crash in between it is asked about, not forgotten.
         served = Record(role=Role.ACTIVE, epoch=epoch, served_epoch=epoch)
         self._save(served)
-        self._note(lambda notes: replace(notes, since=objects.last_sync(target), archive="", position=""))
+        self._note(lambda notes: Notes(objects.last_sync(target), notes.last, notes.before))
         self._own.run(SOURCE, epoch, objects.source_spec(self.parameters))
         return f"the source runs for epoch {epoch}, the destination is paused"
 
@@ -194,10 +195,11 @@ class VolSyncComponent:
             mine=self._own.has(claim),
             of_image=objects.annotation(claim, objects.IMAGE) if claim is not None else "",
             image=objects.image_of(target),
-            fresh=notes.is_fresh(objects.last_sync(target)),
+            # While it served a copy may still have ended that had come before: it has nothing of what was served.
+            fresh=notes.is_fresh(objects.last_sync(target)) and not record.served_epoch,
             followed=record.followed,
             unsent=_is_unsent(record),
-            forgotten=record == Record(),
+            forgotten=notes.forgotten,
         )
         return chosen(now), claim
 
@@ -213,9 +215,9 @@ class VolSyncComponent:
             self._own.create(CLAIM, objects.claim_of_image(self.parameters), {objects.IMAGE: objects.image_of(target)})
 
     def _follow(self, request: EnsureRole) -> str:
-        record, epoch = self._load(), request.epoch
+        record, epoch = self._recalled(), request.epoch
         self._own.pause(SOURCE, epoch)
-        if self._unsent(self._own.claim()):
+        if _is_unsent(record):
             self._save(replace(record, role=Role.FENCED, epoch=epoch))
             raise NeedsResyncError(
                 f"{self.key} served epoch {record.served_epoch} and its last copy is not known to be at the other "
@@ -230,7 +232,7 @@ class VolSyncComponent:
         return "the source is gone, the destination runs"
 
     def _fence(self, request: EnsureRole) -> str:
-        record = self._load()
+        record = self._recalled()
         self._own.pause(SOURCE, request.epoch)
         self._own.pause(DESTINATION, request.epoch)
         self._save(replace(record, role=request.role, epoch=request.epoch))
@@ -240,7 +242,7 @@ class VolSyncComponent:
         """What counts as newer than what was served here: copies from now on."""
         if record.served_epoch:
             end = objects.last_sync(self._own.get(DESTINATION))
-            self._note(lambda notes: replace(notes, since=end, position=""))
+            self._note(lambda notes: replace(notes, since=end, position="", forgotten=False))
 
     # -- moving and coming back; blocking ------------------------------------------------------------------------------
 
@@ -273,10 +275,10 @@ class VolSyncComponent:
         return self._own.run(SOURCE, epoch, objects.source_spec(self.parameters, self._asked))
 
     def _resync(self, strategy: ResyncStrategy, epoch: int) -> str:
-        record, claim = self._load(), self._own.claim()
+        record, claim = self._recalled(), self._own.claim()
         if record.role is Role.ACTIVE:
             raise NotActiveError(f"{self.key} is the active and has nothing to resync from; fence it first")
-        unsent = self._unsent(claim)
+        unsent = _is_unsent(record)
         if unsent and strategy is ResyncStrategy.FOLLOW:
             raise NeedsResyncError(f"{self.key} has what the other site lacks; call Resync with REBUILD")
         self._own.pause(SOURCE, epoch)
@@ -326,10 +328,15 @@ class VolSyncComponent:
         except (Waits, ClusterError) as waits:
             return Progress.pending(str(waits), _RETRY_MS)
 
-    def _unsent(self, claim: Mapping[str, Any] | None) -> bool:
-        """Whether this site may have what the other one lacks: also when it served and cannot remember what."""
+    def _recalled(self) -> Record:
+        """The record. Where there is none and the PVC was served: one of a site that may have what the other lacks."""
         record = self._load()
-        return _is_unsent(record) or (record == Record() and self._own.has(claim))
+        if record == Record() and self._own.has(self._own.claim()):
+            source = self._own.get(SOURCE)
+            record = replace(record, served_epoch=max(1, objects.epoch_of(source) if source is not None else 0))
+            self._note(lambda notes: replace(notes, forgotten=True))
+            self._save(record)
+        return record
 
     def _load(self) -> Record:
         if self._record is None:

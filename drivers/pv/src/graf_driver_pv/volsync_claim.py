@@ -26,10 +26,10 @@ class Facts:
         mine: it has been served, or was made, by this component.
         of_image: the image that it was made from.
         image: the newest complete image here; empty for none.
-        fresh: that image came after this site began to follow.
+        fresh: that image came after this site began to follow, and it has not served since.
         followed: this site has followed another one since it served.
         unsent: it served, and the other site is not known to have everything.
-        forgotten: the driver has no record of this component at all.
+        forgotten: the driver has lost its record of what was served.
     """
 
     component: str
@@ -50,6 +50,13 @@ def chosen(now: Facts) -> Opens:
     Raises:
         PreconditionError: there is none, or which one is the newest is not known: nothing is opened.
     """
+    if now.forgotten and now.image and now.of_image != now.image:
+        raise PreconditionError(
+            f"the record of {now.component} is gone: whether PersistentVolumeClaim {now.source} or the copy "
+            f"{now.image} is newer is not known; delete the one that is not to be opened (the claim, or the "
+            "ReplicationDestination)",
+            reason="record-unreadable",
+        )
     if now.unsent:
         return _unsent(now)
     if now.fresh and now.image:
@@ -93,11 +100,4 @@ def _image(now: Facts) -> Opens:
         )
     if now.of_image == now.image:
         return Opens.AS_IS
-    if now.forgotten:
-        raise PreconditionError(
-            f"the record of {now.component} is gone: whether PersistentVolumeClaim {now.source} or the copy "
-            f"{now.image} is newer is not known; delete the one that is not to be opened (the claim, or the "
-            "ReplicationDestination)",
-            reason="record-unreadable",
-        )
     return Opens.REPLACE

@@ -36,6 +36,7 @@ class Notes:
         before: the one that was seen before that.
         archive: where Resync has put what had diverged, until this site serves again.
         position: of the Quiesce that was completed; empty while this site serves.
+        forgotten: the record was gone when this site had served: whether a copy is newer is not known.
     """
 
     since: datetime | None = None
@@ -43,6 +44,7 @@ class Notes:
     before: Copy | None = None
     archive: str = ""
     position: str = ""
+    forgotten: bool = False
 
     def with_copy(self, copy: Copy | None) -> Notes:
         """After a look at the destination. A copy that ended no later than the newest one is no new one."""
@@ -84,6 +86,7 @@ class NotesFile:
                 before=_copy(raw["before"]),
                 archive=str(raw["archive"]),
                 position=str(raw["position"]),
+                forgotten=bool(raw["forgotten"]),
             )
         except FileNotFoundError:
             return Notes()
@@ -101,6 +104,7 @@ class NotesFile:
             "before": _plain(notes.before),
             "archive": notes.archive,
             "position": notes.position,
+            "forgotten": notes.forgotten,
         }
         replace_file(self.path, json.dumps(raw).encode())
 
