@@ -44,6 +44,8 @@ class Entry(PvDriver):
     async def start(self) -> None:
         """As the other modes; the lag of a standby changes by itself."""
         await super().start()
+        if await run_blocking(_has_been_here, self.state_dir):
+            await run_blocking(_component_type)  # not at the first call, which others wait for
         self._volsync_ticker = asyncio.create_task(self._volsync_tick(), name="pv-volsync-ticker")
 
     async def close(self) -> None:
@@ -126,10 +128,7 @@ class Entry(PvDriver):
                 theirs = other.parameters
                 if (theirs.namespace, theirs.name) == (parameters.namespace, parameters.name):
                     raise PreconditionError(f"volsync.name {theirs.name} is of {key}: give {spec.key} its own")
-            # Only now: the Kubernetes client takes longer to be imported than all the rest of the driver.
-            from graf_driver_pv.volsync import VolSyncComponent
-
-            mine = VolSyncComponent(spec.key, parameters, self.state_dir, lambda: self.notify(spec.key))
+            mine = _component_type()(spec.key, parameters, self.state_dir, lambda: self.notify(spec.key))
             self._volsync[spec.key] = mine
         return mine
 
@@ -138,6 +137,17 @@ class Entry(PvDriver):
             await asyncio.sleep(_TICK_S)
             for key in list(self._volsync):
                 self.notify(key)
+
+
+def _has_been_here(state_dir: Path | None) -> bool:
+    return state_dir is not None and any(state_dir.glob("*.volsync.json"))
+
+
+def _component_type() -> type[VolSyncComponent]:
+    """Only when it is needed: the Kubernetes client takes longer to be imported than all the rest of the driver."""
+    from graf_driver_pv.volsync import VolSyncComponent
+
+    return VolSyncComponent
 
 
 def _lacks(file: str) -> bool:
