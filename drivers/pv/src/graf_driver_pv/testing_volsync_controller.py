@@ -106,16 +106,21 @@ class StandIn:
         self.link, self.spare, self.images, self.pace_s = True, spare, True, pace_s
         # VolSync tells whole seconds, and no two copies of it end in the same one: here each step takes one.
         self.behind_s = 0.0 if pace_s else 300.0
-        self._made = 0
+        self._made = self._steps = 0
         self._lock = threading.Lock()
 
     def step(self) -> None:
         """One look of every controller; what meets another write is done at the next one."""
         with self._lock:
             self.behind_s -= 0.0 if self.pace_s else 1.0
-            self._read(SOURCE, DESTINATION, CLAIM, SNAPSHOT)
+            self._steps += 1
+            self._read(SOURCE, DESTINATION, CLAIM)
+            looks = [self._claims, self._source, self._destination]
+            if self._steps % 3 == 0:  # archives are rare, and each look costs
+                self._read(SNAPSHOT)
+                looks.append(self._snapshots)
             for site in self.sites.values():
-                for look in (self._claims, self._snapshots, self._source, self._destination):
+                for look in looks:
                     with contextlib.suppress(ClusterError):
                         look(site)
 
@@ -228,7 +233,7 @@ class StandIn:
             site.claims[uid] = set(site.images[image]) if image else set()
 
     def _snapshots(self, site: Site) -> None:
-        for found in site.objects[SNAPSHOT]:
+        for found in site.objects.get(SNAPSHOT, ()):
             if not objects.status_of(found).get("readyToUse"):
                 claim = site.one(CLAIM)
                 assert claim is not None
