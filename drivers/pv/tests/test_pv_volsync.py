@@ -10,7 +10,7 @@ from graf_driver_pv import volsync_objects as objects
 from graf_driver_pv.testing_volsync import CLAIM_NAME, NAME, Api, kubeconfig_of, parameters
 from graf_driver_pv.testing_volsync_site import Site, followed, move
 from graf_driver_pv.volsync import VolSyncComponent
-from graf_driver_pv.volsync_cluster import CLAIM, DESTINATION, SOURCE, Cluster, ConflictError, Kind
+from graf_driver_pv.volsync_cluster import CLAIM, DESTINATION, SOURCE, Cluster, ClusterError, ConflictError, Kind
 from graf_driver_pv.volsync_objects import COMPONENT, EPOCH, IMAGE, copy_of
 from graf_driver_pv.volsync_parameters import read
 from graf_driver_sdk.errors import NeedsResyncError, PreconditionError, StaleEpochError
@@ -248,6 +248,18 @@ async def test_a_write_that_meets_another_one_is_made_anew(
 async def test_a_missing_permission_is_told(installed: Api, tmp_path: Path) -> None:
     site = Site(installed, tmp_path, kubeconfig=str(installed.work / "powerless"))
     assert "lacks the permission" in await site.once(Role.FENCED, 1)
+
+
+def test_a_kubeconfig_that_was_replaced_is_used_from_the_next_call_on(installed: Api, tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_bytes((installed.work / "powerless").read_bytes())
+    cluster = Cluster(str(file), "default", 30)
+    with pytest.raises(ClusterError, match="lacks the permission"):
+        cluster.get(SOURCE, NAME)
+    fresh = tmp_path / "fresh"
+    fresh.write_bytes(installed.kubeconfig.read_bytes())
+    fresh.rename(file)
+    assert cluster.get(SOURCE, NAME) is None
 
 
 async def test_an_api_server_that_does_not_answer_is_waited_for_within_a_bound(

@@ -25,18 +25,7 @@ Found = dict[str, Any]
 
 
 class Admin(Cluster):
-    """What controllers do beyond a driver, over one connection."""
-
-    def __init__(self, kubeconfig: str, namespace: str, timeout_s: float) -> None:
-        super().__init__(kubeconfig, namespace, timeout_s)
-        self._kept: tuple[Any, Any] | None = None
-
-    @contextlib.contextmanager
-    def _api(self, what: str) -> Iterator[tuple[Any, Any]]:
-        if self._kept is None:
-            with super()._api(what) as self._kept:
-                pass
-        yield self._kept
+    """What controllers do beyond a driver."""
 
     def put_status(self, kind: Kind, body: Found) -> None:
         """As controllers do: refused when somebody else wrote the object since it was read."""

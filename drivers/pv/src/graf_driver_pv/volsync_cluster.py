@@ -6,6 +6,8 @@ Invariant: an object is changed or deleted only as it was read (uid and resource
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,13 +58,15 @@ class ConflictError(ClusterError):
 
 
 class Cluster:
-    """The API server. A client is made for each call: a token that was rotated is used from the next call on."""
+    """The API server. Thread-safe; a token that was rotated is used from the next call on."""
 
     def __init__(self, kubeconfig: str, namespace: str, timeout_s: float) -> None:
         """An empty ``kubeconfig`` is the Pod's own service account."""
         self._kubeconfig = kubeconfig
         self._namespace = namespace
         self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._made: tuple[int, Any, Any] | None = None
 
     def get(self, kind: Kind, name: str) -> dict[str, Any] | None:
         """The object; None when it is not there.
@@ -131,17 +135,24 @@ class Cluster:
                 found = None
             return response.status, found if isinstance(found, dict) else None
 
+    def _connected(self) -> tuple[Any, Any]:
+        """The client and its settings: made anew when the kubeconfig was replaced; a Pod's token it reads itself."""
+        with self._lock:
+            stamp = _stamp(self._kubeconfig)
+            if self._made is None or self._made[0] != stamp:
+                settings: Any = client.Configuration()
+                settings.retries = False  # the caller calls again
+                if self._kubeconfig:
+                    _LOAD_FILE(self._kubeconfig, client_configuration=settings, persist_config=False)
+                else:
+                    _LOAD_POD(client_configuration=settings)
+                self._made = (stamp, client.ApiClient(settings), settings)
+            return self._made[1], self._made[2]
+
     @contextmanager
     def _api(self, what: str) -> Iterator[tuple[Any, Any]]:
-        settings: Any = client.Configuration()
-        settings.retries = False  # the caller calls again
         try:
-            if self._kubeconfig:
-                _LOAD_FILE(self._kubeconfig, client_configuration=settings, persist_config=False)
-            else:
-                _LOAD_POD(client_configuration=settings)
-            with client.ApiClient(settings) as connection:
-                yield connection, settings
+            yield self._connected()
         except config.ConfigException as error:
             raise ClusterError(
                 f"cannot {what}: no way to the API server: {error}; has the Pod a service account, or does "
@@ -149,6 +160,11 @@ class Cluster:
             ) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise ClusterError(f"cannot {what}: the API server does not answer ({type(error).__name__})") from error
+
+
+def _stamp(file: str) -> int:
+    """Changes when a file does; 0 for none."""
+    return os.stat(file).st_mtime_ns if file else 0
 
 
 def _object(what: str, kind: Kind, status: int, body: dict[str, Any] | None) -> dict[str, Any]:
