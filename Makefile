@@ -111,7 +111,7 @@ network-sanity: programs ## The conformance kit against the network driver in ea
 objects-sanity: programs ## The conformance kit against the objects driver at two real API servers (some minutes)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/objects/tests/conformance/check_contract.py
 
-pv-sanity: $(SETUP) ## The conformance kit against two real volumes, with rsync, then with restic (ten minutes; reports in out/sanity)
+pv-sanity: $(SETUP) ## The conformance kit against two real volumes, with rsync, then restic, then a stand-in for VolSync (20 minutes; reports in out/sanity)
 	$(ROOT) .venv/bin/python -m pytest -q drivers/pv/tests/conformance/check_contract.py
 
 workload-sanity: programs ## The conformance kit against the workload driver, hot, warm and cold, on a real control plane (half an hour at most; reports in out/sanity)

@@ -15,7 +15,7 @@ from graf_driver_pv.testing import SiteUnderTest, digest_of, two_sites
 from graf_driver_pv.testing_restic import make_repository, restic
 from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.testing import eventually
-from graf_driver_sdk.types import Assessment, ResyncStrategy, Role, Verdict
+from graf_driver_sdk.types import ResyncStrategy, Role, Verdict
 
 Pair = tuple[SiteUnderTest, SiteUnderTest]
 
@@ -57,33 +57,6 @@ def put(site: SiteUnderTest, entry: Entry, folder: Path) -> None:
 def has_generation(site: SiteUnderTest, than: str = "") -> Callable[[], bool]:
     """Whether the repository has a generation that is newer."""
     return lambda: any(e.kind == catalog.GENERATION and str(e.position) > than for e in entries(site))
-
-
-async def quiesce(site: SiteUnderTest, epoch: int) -> str:
-    assert site.client is not None
-    client, position = site.client, ""
-
-    async def done() -> bool:
-        nonlocal position
-        answer = await client.quiesce(site.spec, epoch, 30)
-        position = answer.position
-        return answer.progress.completed
-
-    await eventually("the last generation", done, 60)
-    return position
-
-
-async def verdict(site: SiteUnderTest, active: SiteUnderTest) -> Assessment:
-    assert site.client is not None
-    client = site.client
-
-    async def told() -> Assessment | None:
-        assessment = await client.assess(site.spec, active.peer(Role.ACTIVE), 30)
-        return None if assessment.verdict is Verdict.UNKNOWN else assessment
-
-    found = await eventually("a verdict", told, 60, 0.05)
-    assert isinstance(found, Assessment)
-    return found
 
 
 async def test_a_standby_is_warm_and_knows_what_it_may_lack(pair: Pair) -> None:
@@ -170,7 +143,7 @@ async def test_what_a_deposed_site_puts_there_is_taken_by_nobody(pair: Pair) -> 
     put(east, forged, east.volume / "generations" / east.generations[-1])
     (west.current / "more").write_text("of epoch 2")
     await east.ensure(Role.FENCED, 2)
-    assert (await verdict(east, west)).verdict is Verdict.BEHIND
+    assert (await east.verdict(west)).verdict is Verdict.BEHIND
     await east.ensure(Role.STANDBY, 2, "west")
     await east.wait_generation_with(west.current)
     assert set(had) < set(digest_of(west.current))
@@ -204,11 +177,11 @@ async def test_a_planned_move_loses_nothing_and_the_way_back_is_clean(pair: Pair
     await east.stop()
     await east.start()
     await east.ensure(Role.ACTIVE, 1)
-    await quiesce(east, 1)  # there is nothing to put there: it is there already
+    await east.quiesce(1)  # there is nothing to put there: it is there already
     assert east.client is not None
     await east.client.unquiesce(east.spec, 1)
     (east.current / "last").write_text("just before the move")
-    position = await quiesce(east, 1)
+    position = await east.quiesce(1)
     assert any(entry.kind == catalog.GENERATION and str(entry.position) == position for entry in entries(east))
     assert west.client is not None
     reached = await west.client.await_position(west.spec, position, 30_000)
@@ -217,7 +190,7 @@ async def test_a_planned_move_loses_nothing_and_the_way_back_is_clean(pair: Pair
     await east.ensure(Role.FENCED, 1)
     await west.ensure(Role.ACTIVE, 2)
     assert digest_of(west.current) == kept
-    assert (await verdict(east, west)).verdict is Verdict.CLEAN
+    assert (await east.verdict(west)).verdict is Verdict.CLEAN
     await east.ensure(Role.STANDBY, 2, "west")
     (west.current / "later").write_text("x")
     await east.wait_generation_with(west.current)
@@ -235,7 +208,7 @@ async def test_what_diverged_is_archived_and_a_resync_brings_the_rest(pair: Pair
     # What east itself said last is in the repository, too: it proves nothing of what west has.
     with pytest.raises(DriverCallError, match="call Assess, then Resync"):
         await east.ensure(Role.STANDBY, 2, "west")
-    found = await verdict(east, west)
+    found = await east.verdict(west)
     assert found.verdict is Verdict.DIVERGED
     assert east.client is not None
     client, archive = east.client, ""

@@ -9,7 +9,7 @@ from graf_driver_pv.manifest import Manifest
 from graf_driver_pv.testing import SiteUnderTest, digest_of, two_sites
 from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.testing import eventually
-from graf_driver_sdk.types import Assessment, ResyncStrategy, Role, Verdict
+from graf_driver_sdk.types import ResyncStrategy, Role, Verdict
 
 Pair = tuple[SiteUnderTest, SiteUnderTest]
 
@@ -75,54 +75,26 @@ async def test_a_planned_move_loses_nothing_and_comes_back_clean(sites: Pair) ->
     fill(east.current, "one")
     assert east.client is not None
     assert west.client is not None
-    position = await _quiesce(east, 1)
+    position = await east.quiesce(1)
     assert not east.current.exists()
-    assert await _quiesce(east, 1) == position
+    assert await east.quiesce(1) == position
     reached = await west.client.await_position(west.spec, position, 30_000)
     assert reached.reached, reached.message
     kept = digest_of(east.volume / "live" / "tree")
     await east.ensure(Role.FENCED, 1)
     await west.ensure(Role.ACTIVE, 2)
     assert digest_of(west.current) == kept
-    assert (await _verdict(east, west)).verdict in (Verdict.CLEAN, Verdict.BEHIND)
+    assert (await east.verdict(west)).verdict in (Verdict.CLEAN, Verdict.BEHIND)
     await east.ensure(Role.STANDBY, 2, "west")
     (west.current / "later").write_text("x")
     await east.wait_generation_with(west.current)
-
-
-async def _verdict(site: SiteUnderTest, active: SiteUnderTest) -> Assessment:
-    assert site.client is not None
-    client = site.client
-
-    async def told() -> Assessment | None:
-        assessment = await client.assess(site.spec, active.peer(Role.ACTIVE), 30)
-        return None if assessment.verdict is Verdict.UNKNOWN else assessment
-
-    found = await eventually("a verdict", told, 60, 0.05)
-    assert isinstance(found, Assessment)
-    return found
-
-
-async def _quiesce(site: SiteUnderTest, epoch: int) -> str:
-    assert site.client is not None
-    client = site.client
-    position = ""
-
-    async def done() -> bool:
-        nonlocal position
-        answer = await client.quiesce(site.spec, epoch, 30)
-        position = answer.position
-        return answer.progress.completed
-
-    await eventually("the last generation", done, 60)
-    return position
 
 
 async def test_a_quiesce_can_be_taken_back(sites: Pair) -> None:
     east, _ = sites
     await east.ensure(Role.ACTIVE, 1)
     fill(east.current, "one", 3)
-    await _quiesce(east, 1)
+    await east.quiesce(1)
     assert not (await east.status()).accepting
     assert east.client is not None
     await east.client.unquiesce(east.spec, 1)
@@ -148,7 +120,7 @@ async def test_what_only_the_lost_site_has_is_archived_before_it_follows(sites: 
     with pytest.raises(DriverCallError, match="call Assess, then Resync"):
         await east.ensure(Role.STANDBY, 2, "west")
     await east.ensure(Role.INVALIDATED, 2, "west")
-    assessment = await _verdict(east, west)
+    assessment = await east.verdict(west)
     assert assessment.verdict is Verdict.DIVERGED
     assert "only-here" in assessment.divergent
     archive = await _resync(east, west, ResyncStrategy.REBUILD, 2)
@@ -156,7 +128,7 @@ async def test_what_only_the_lost_site_has_is_archived_before_it_follows(sites: 
     assert "only-here" in (Path(archive) / "divergent.txt").read_text()
     await east.ensure(Role.STANDBY, 2, "west")
     await east.wait_generation_with(west.current)
-    assert (await _verdict(east, west)).verdict in (Verdict.CLEAN, Verdict.BEHIND)
+    assert (await east.verdict(west)).verdict in (Verdict.CLEAN, Verdict.BEHIND)
 
 
 async def _resync(site: SiteUnderTest, active: SiteUnderTest, strategy: ResyncStrategy, epoch: int) -> str:
@@ -238,7 +210,7 @@ async def test_a_promoted_volume_that_did_not_change_keeps_its_position(sites: P
     await follow(east, west)
     fill(east.current, "one", 3)
     await west.wait_generation_with(east.current)
-    position = await _quiesce(east, 1)
+    position = await east.quiesce(1)
     assert west.client is not None
     assert (await west.client.await_position(west.spec, position, 30_000)).reached
     await east.ensure(Role.FENCED, 1)
@@ -248,7 +220,7 @@ async def test_a_promoted_volume_that_did_not_change_keeps_its_position(sites: P
     assert west.generations == [position]
 
     async def clean() -> bool:
-        return (await _verdict(east, west)).verdict is Verdict.CLEAN
+        return (await east.verdict(west)).verdict is Verdict.CLEAN
 
     await eventually("east to be clean", clean, 60, 0.05)
     await east.ensure(Role.STANDBY, 2, "west")
@@ -263,9 +235,9 @@ async def test_a_resync_brings_what_was_written_just_before_it(sites: Pair) -> N
     await west.wait_generation_with(east.current)
     await west.ensure(Role.FENCED, 1)
     (east.current / "last").write_text("written a moment ago")
-    assert (await _verdict(west, east)).verdict is Verdict.BEHIND
+    assert (await west.verdict(east)).verdict is Verdict.BEHIND
     await _resync(west, east, ResyncStrategy.FOLLOW, 1)
-    assert (await _verdict(west, east)).verdict is Verdict.CLEAN
+    assert (await west.verdict(east)).verdict is Verdict.CLEAN
     assert "last" in digest_of(west.volume / "generations" / west.generations[-1] / "tree")
 
 

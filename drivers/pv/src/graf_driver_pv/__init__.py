@@ -13,5 +13,9 @@ site to site: ``outlet`` and ``upstream`` say what the active and the following 
 ways share. One way is rsync over TLS: ``tls``, ``server``, ``client``, ``small``, ``delta``, ``wire``. The other is a
 restic repository: ``catalog`` (pure: what counts in it), ``restic``, ``deposit`` (the active side), ``repository`` (the
 following side). Then ``active``, ``follow``, ``component`` (roles), ``resync`` (the way back), ``status``, ``driver``,
-``main``. ``testing`` and ``testing_restic`` serve tests and the benchmark only.
+``main``. Mode ``volsync`` shares only ``durable`` and ``record`` with these: ``volsync_parameters``,
+``volsync_notes`` (which copies were seen, and how old they may be), ``volsync_cluster`` (the API server),
+``volsync_objects`` (pure), ``volsync_owned`` (writing under the epoch), ``volsync_claim`` (which data a promotion
+opens), ``volsync_status`` (pure), ``volsync`` (roles); ``entry`` chooses. What begins with ``testing`` serves tests and
+the benchmark only.
 """

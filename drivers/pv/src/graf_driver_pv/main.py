@@ -12,9 +12,9 @@ def main() -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from graf_driver_sdk.serve import serve
 
-    from graf_driver_pv.driver import PvDriver
+    from graf_driver_pv.entry import Entry
 
-    sys.exit(serve(PvDriver))
+    sys.exit(serve(Entry))
 
 
 if __name__ == "__main__":

@@ -127,7 +127,9 @@ class _Reader:
     def unknown(self, prefix: str, raw: Mapping[str, Any], known: tuple[str, ...]) -> None:
         for name in sorted(set(raw) - set(known)):
             if not prefix and name in _LATER:
-                self.problem(name, "not yet supported", "leave it out: generations are copied with rsync over TLS")
+                self.problem(
+                    name, "only with mode volsync", "mode: volsync and nothing of another way, or leave it out"
+                )
             else:
                 self.problem(f"{prefix}{name}", "no such parameter", f"remove it; known are {', '.join(known)}")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from graf_driver_sdk.client import DriverClient
 from graf_driver_sdk.testing import eventually
-from graf_driver_sdk.types import ComponentKey, EnsureRole, Peer, Progress, Role, Spec, Status
+from graf_driver_sdk.types import Assessment, ComponentKey, EnsureRole, Peer, Progress, Role, Spec, Status, Verdict
 
 
 def free_port() -> int:
@@ -155,6 +155,33 @@ class SiteUnderTest:
 
         await eventually(f"{self.name} to be {role.name}", done, 60)
         return progress
+
+    async def quiesce(self, epoch: int) -> str:
+        """Calls Quiesce until it is completed; the position."""
+        assert self.client is not None
+        client, position = self.client, ""
+
+        async def done() -> bool:
+            nonlocal position
+            answer = await client.quiesce(self.spec, epoch, 30)
+            position = answer.position
+            return answer.progress.completed
+
+        await eventually("the last generation", done, 60)
+        return position
+
+    async def verdict(self, active: SiteUnderTest) -> Assessment:
+        """Calls Assess until there is a verdict."""
+        assert self.client is not None
+        client = self.client
+
+        async def told() -> Assessment | None:
+            assessment = await client.assess(self.spec, active.peer(Role.ACTIVE), 30)
+            return None if assessment.verdict is Verdict.UNKNOWN else assessment
+
+        found = await eventually("a verdict", told, 60, 0.05)
+        assert isinstance(found, Assessment)
+        return found
 
     async def status(self) -> Status:
         """Observed now."""
