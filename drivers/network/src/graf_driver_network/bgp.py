@@ -24,6 +24,8 @@ from graf_driver_network.parameters_bgp import Bgp
 from graf_driver_network.passwords import USED, Passwords, refused_segments
 
 _LOG: Final = logging.getLogger(__name__)
+_TCP_IS_UP: Final = ("OpenSent", "OpenConfirm")
+"""States in which both ends have accepted each other's segments."""
 
 
 class BgpAnnouncer(Announcer):
@@ -221,7 +223,7 @@ class BgpAnnouncer(Announcer):
 
     def _remark(self, session: Session, seen: Announcement) -> str:
         """What is dropped for its signature or TTL is answered by nothing, as by a router that is not there."""
-        if seen.established:
+        if seen.established or seen.state in _TCP_IS_UP:
             return ""
         state = self._passwords.state(session)
         parts = []
