@@ -241,14 +241,13 @@ def test_a_router_two_networks_away_hears_the_route_by_multihop_with_bfd_and_a_p
 
 def test_ttl_security_ignores_a_router_that_could_be_anywhere(world: World, far: str, tmp_path: Path) -> None:
     neighbour = {"address": FAR, "ttlSecurity": 2.0, "passwordFile": str(written(tmp_path / "far", FIRST))}
-    with router(world, far_text("multihop 2;"), far) as edge, east(world, neighbour) as site:
-        before = refused(world, "low_ttl")
-        site.ensure(Role.ACTIVE, 7)
-        wait_until("the kernel refuses the router", lambda: refused(world, "low_ttl") > before, 10)
-        status = site.status()
-        assert "does the router send with TTL 255?" in status.message
-        assert int(status.facts["tcp_refused_low_ttl"]) > before
-        assert status.facts["exported"] == "no"
-        edge.configure(far_text("multihop 2; ttl security on;"))
+    with router(world, far_text("multihop 2; ttl security on;"), far) as edge, east(world, neighbour) as site:
         site.ensured(Role.ACTIVE, 7)
         wait_until("the far router has the route", lambda: SERVICE in edge.ask("show route"), 10)
+        before = refused(world, "low_ttl")
+        edge.configure(far_text("multihop 2;"))
+        wait_until("the kernel refuses the router", lambda: refused(world, "low_ttl") > before, 10)
+        wait_until("the cause is asked for", lambda: "does the router send with TTL 255?" in site.status().message, 10)
+        status = site.status()
+        assert int(status.facts["tcp_refused_low_ttl"]) > before
+        assert (status.facts["exported"], status.accepting) == ("no", True)

@@ -24,8 +24,8 @@ from graf_driver_network.parameters_bgp import Bgp
 from graf_driver_network.passwords import USED, Passwords, refused_segments
 
 _LOG: Final = logging.getLogger(__name__)
-_TCP_IS_UP: Final = ("OpenSent", "OpenConfirm")
-"""States in which both ends have accepted each other's segments."""
+_SIGNED: Final = ("OpenSent", "OpenConfirm")
+"""States in which TCP is up, so that each end has accepted the other's signature (of the TTL it says nothing)."""
 
 
 class BgpAnnouncer(Announcer):
@@ -223,13 +223,13 @@ class BgpAnnouncer(Announcer):
 
     def _remark(self, session: Session, seen: Announcement) -> str:
         """What is dropped for its signature or TTL is answered by nothing, as by a router that is not there."""
-        if seen.established or seen.state in _TCP_IS_UP:
+        if seen.established:
             return ""
         state = self._passwords.state(session)
         parts = []
-        if state == USED:
+        if state == USED and seen.state not in _SIGNED:
             parts.append("is the password the same at the router?")
-        elif state:
+        elif state and state != USED:
             parts.append(f"neighbours[{session.neighbour.index}].passwordFile: {state}")
         if session.neighbour.ttl_security:
             parts.append("does the router send with TTL 255?")
