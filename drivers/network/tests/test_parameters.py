@@ -10,6 +10,7 @@ from graf_driver_network.parameters import Mode, parse
 from graf_driver_network.parameters_bgp import Bfd, Neighbour
 from graf_driver_network.parameters_dns import Dns
 
+EDGE: dict[str, Any] = {"address": "198.18.0.40", "as": 65000.0}
 GOOD: dict[str, Any] = {
     "serviceAddress": "198.19.255.1/32",
     "ports": [3306.0],
@@ -66,6 +67,19 @@ def test_good_parameters_are_read_with_numbers_as_a_struct_gives_them() -> None:
             "neighbours[0].password",
             "no such parameter",
         ),
+        ({"neighbours": [EDGE | {"passwordFile": "s3cret"}]}, "neighbours[0].passwordFile", "no path from the root"),
+        ({"neighbours": [EDGE | {"passwordFile": ""}]}, "neighbours[0].passwordFile", "no path from the root"),
+        ({"neighbours": [EDGE | {"passwordFile": None}]}, "neighbours[0].passwordFile", "no path from the root"),
+        ({"neighbours": [EDGE | {"multihop": 0.0}]}, "neighbours[0].multihop", "outside 1 to 255"),
+        ({"neighbours": [EDGE | {"multihop": 256.0}]}, "neighbours[0].multihop", "outside 1 to 255"),
+        ({"neighbours": [EDGE | {"ttlSecurity": True}]}, "neighbours[0].ttlSecurity", "no whole number"),
+        ({"neighbours": [EDGE | {"ttlSecurity": 255.0}]}, "neighbours[0].ttlSecurity", "outside 1 to 254"),
+        (
+            {"neighbours": [EDGE | {"multihop": 2.0, "ttlSecurity": 2.0}]},
+            "neighbours[0].ttlSecurity",
+            "exclude each other",
+        ),
+        ({"neighbours": [EDGE | {"address": "198.19.255.1"}]}, "neighbours[0].address", "is the service address"),
         ({"routerId": "0.0.0.0"}, "routerId", "no BGP identifier"),
         ({"interface": "a name too long for it"}, "interface", "no interface name"),
         ({"bfd": "yes"}, "bfd", "neither true nor false"),
@@ -90,6 +104,30 @@ def test_each_bad_parameter_is_named_with_cause_and_fix(change: dict[str, Any], 
     assert field in named, problems
     assert cause in named[field].cause
     assert named[field].fix
+
+
+def test_the_way_to_a_router_and_the_file_of_its_password_are_read() -> None:
+    near = EDGE | {"ttlSecurity": 1.0, "passwordFile": "/etc/graf/bgp/edge"}
+    parameters, problems = parse(
+        GOOD | {"bfd": True, "neighbours": [EDGE | {"address": "198.18.2.50", "multihop": 2.0}, near]}
+    )
+    assert problems == []
+    assert parameters is not None
+    assert parameters.bgp is not None
+    assert parameters.bgp.neighbours == (
+        Neighbour(IPv4Address("198.18.0.40"), 65000, "/etc/graf/bgp/edge", ttl_security=1),
+        Neighbour(IPv4Address("198.18.2.50"), 65000, multihop=2),
+    )
+    assert [neighbour.index for neighbour in parameters.bgp.neighbours] == [1, 0], "as the operator counts them"
+
+
+@pytest.mark.parametrize(
+    "neighbour", [EDGE | {"passwordFile": "s3cret"}, EDGE | {"password": "s3cret"}, "198.18.0.40 password s3cret"]
+)
+def test_a_password_in_the_wrong_place_is_not_shown(neighbour: object) -> None:
+    _, problems = parse(GOOD | {"neighbours": [neighbour]})
+    assert problems
+    assert "s3cret" not in str(problems)
 
 
 def test_every_problem_is_reported_at_once() -> None:

@@ -132,5 +132,8 @@ class Announcer(abc.ABC):
     async def observe(self, held: Held) -> Seen:
         """What is announced now. Quick, changes nothing."""
 
+    async def tend(self) -> None:  # noqa: B027 - a hook; most modes need none
+        """Called every 0.25 s, for what has to follow a change outside (a Secret). Raises nothing."""
+
     async def close(self) -> None:  # noqa: B027 - a hook; most modes need none
         """Ends what belongs to this process alone."""

@@ -66,7 +66,9 @@ class NetworkBackend:
         self._on_change = on_change
         self._held: dict[ComponentKey, Held] = {}
         self._tasks: set[asyncio.Task[Outcome]] = set()
-        self._bgp = BgpAnnouncer(gate, run_dir, self._held.values, on_change=on_change, program=bird_program)
+        self._bgp = BgpAnnouncer(
+            gate, run_dir, self._held.values, on_change=on_change, on_secret=on_secret, program=bird_program
+        )
         self._announcers: dict[Mode, Announcer] = {
             Mode.BGP: self._bgp,
             Mode.VIP: VipAnnouncer(gate),
@@ -218,6 +220,8 @@ class NetworkBackend:
                 if last.setdefault(key, now) != now:
                     last[key] = now
                     self._on_change()
+            for announcer in self._announcers.values():
+                await announcer.tend()
 
     async def close(self) -> None:
         """Ends the speakers. The gates stay as they are: the kernel keeps each lease to its end."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -110,8 +111,7 @@ class Bird:
         async with self._lock:
             self._write_config()
             answer = await self._command("configure")
-        if not any(line[:4] in ("0003", "0004", "0018") for line in answer):
-            raise BirdConfigError(f"BIRD refused its configuration: {' '.join(answer)}")
+        check_configured(answer)
 
     async def announcements(self, sessions: Iterable[str]) -> dict[str, Announcement]:
         """Asks BIRD for each session's state and for what it exports there.
@@ -241,7 +241,10 @@ class Bird:
         """Atomically: a BIRD that starts meanwhile must not read half of it."""
         draft = self.config_path.with_suffix(".new")
         try:
-            draft.write_text(self._render())
+            # It may hold the passwords of sessions. A draft that was left behind keeps the mode that it had.
+            draft.unlink(missing_ok=True)
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+                file.write(self._render())
             draft.replace(self.config_path)
         except OSError as error:
             raise BirdConfigError(f"{draft} cannot be written: {error.strerror}; is the volume full?") from error
@@ -287,6 +290,21 @@ async def _answer(reader: asyncio.StreamReader) -> list[str]:
         lines.append(raw.decode(errors="replace").rstrip("\n"))
         if _END.match(lines[-1]):
             return lines
+
+
+def check_configured(answer: Sequence[str]) -> None:
+    """Judges the answer to ``configure``.
+
+    Raises:
+        BirdConfigError: it was refused, and BIRD goes on with what it had.
+        BirdError: BIRD will do it, and is not ready yet.
+    """
+    codes = {line[:4] for line in answer}
+    if "0005" in codes:
+        # A session that was changed a moment ago is still going down. BIRD has read the new text, and takes it next.
+        raise BirdError("BIRD is still busy with the configuration before; the new one is queued")
+    if not codes & {"0003", "0004", "0018"}:
+        raise BirdConfigError(f"BIRD refused its configuration: {' '.join(answer)}")
 
 
 def parse_protocols(lines: Iterable[str]) -> dict[str, str]:

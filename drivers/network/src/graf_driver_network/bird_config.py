@@ -7,7 +7,7 @@ new role changes only the static protocol, and BIRD's ``configure`` leaves every
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
@@ -39,10 +39,19 @@ class Session:
         return name if len(name) <= _MAX_SYMBOL else f"edge_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
     @property
-    def order(self) -> tuple[str, int, int, int, int]:
+    def order(self) -> tuple[str, str]:
         """The same sessions, in whatever order, are written the same."""
-        interval, multiplier = (self.bfd.interval_ms, self.bfd.multiplier) if self.bfd else (0, 0)
-        return self.name, self.local_as, self.neighbour.asn, interval, multiplier
+        return self.name, self.wish
+
+    @property
+    def wish(self) -> str:
+        """What the session shall be, for people."""
+        far = self.neighbour
+        bfd = "no BFD" if self.bfd is None else f"BFD {self.bfd.interval_ms} ms x {self.bfd.multiplier}"
+        password = "without a password" if far.password_file is None else f"passwordFile {far.password_file}"
+        hops = f"multihop {far.multihop}, " if far.multihop else ""
+        hops += f"ttlSecurity {far.ttl_security}, " if far.ttl_security else ""
+        return f"AS {self.local_as} to AS {far.asn}, {bfd}, {hops}{password}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +119,32 @@ def conflicts(sessions: Iterable[Session]) -> list[str]:
         other = seen.setdefault(session.name, session)
         if other != session:
             found.append(
-                f"{session.local_address} to {session.neighbour.address} is wanted as AS {session.local_as} to AS "
-                f"{session.neighbour.asn}, {_bfd(session)}, and as AS {other.local_as} to AS {other.neighbour.asn}, "
-                f"{_bfd(other)}, by two components of this site"
+                f"{session.local_address} to {session.neighbour.address} is wanted as {session.wish}, and as "
+                f"{other.wish}, by two components of this site"
             )
     return found
 
 
-def render(router_id: IPv4Address, sessions: Iterable[Session], routes: Iterable[Route]) -> str:
-    """The whole file. The same input, in whatever order, gives the same text."""
-    ordered = sorted(set(sessions), key=lambda known: known.order)
+def render(
+    router_id: IPv4Address,
+    sessions: Iterable[Session],
+    routes: Iterable[Route],
+    passwords: Mapping[str, str] | None = None,
+) -> str:
+    """The whole file. The same input, in whatever order, gives the same text.
+
+    Args:
+        router_id: of this site.
+        sessions: those wanted. One that wants a password and has none in ``passwords`` is left out: it must not come
+            up without.
+        routes: what is announced.
+        passwords: by the session's name, each one checked to fit into BIRD's quotes.
+    """
+    known_passwords = passwords or {}
+    ordered = sorted(
+        {s for s in sessions if s.neighbour.password_file is None or s.name in known_passwords},
+        key=lambda known: known.order,
+    )
     wanted = sorted(set(routes), key=lambda known: known.order)
     versions = {4} | {session.local_address.version for session in ordered} | {r.address.version for r in wanted}
     lines = [
@@ -140,7 +165,8 @@ def render(router_id: IPv4Address, sessions: Iterable[Session], routes: Iterable
             "}",
         ]
     if any(session.bfd for session in ordered):
-        lines.append('protocol bfd { interface "*" { interval 50 ms; multiplier 3; }; }')
+        times = "{ interval 50 ms; multiplier 3; };"
+        lines.append(f'protocol bfd {{ interface "*" {times} multihop {times} }}')
     for session in ordered:
         version = session.local_address.version
         lines += [
@@ -154,6 +180,8 @@ def render(router_id: IPv4Address, sessions: Iterable[Session], routes: Iterable
             "  connect delay time 0;",
             "  connect retry time 1;",
             "  error wait time 1, 1;",
+            *_hops_lines(session.neighbour),
+            *_password_lines(session, known_passwords),
             *_bfd_lines(session.bfd),
             # BIRD passes a MED on to another AS only when the export filter sets it; a static route's own goes lost as
             # soon as it has communities too (2.0.12). The text is the same for every route and epoch.
@@ -175,8 +203,17 @@ def _bfd_lines(bfd: Bfd | None) -> list[str]:
     return [f"  bfd {{ interval {bfd.interval_ms} ms; multiplier {bfd.multiplier}; }};"]
 
 
-def _bfd(session: Session) -> str:
-    return "no BFD" if session.bfd is None else f"BFD {session.bfd.interval_ms} ms x {session.bfd.multiplier}"
+def _hops_lines(neighbour: Neighbour) -> list[str]:
+    hops = neighbour.ttl_security or neighbour.multihop
+    if hops is None:
+        return []
+    # Without "direct" an iBGP session would be one of 64 hops, and the TTL would be checked for that.
+    where = "  direct;" if neighbour.ttl_security == 1 else f"  multihop {hops};"
+    return [where, "  ttl security on;"] if neighbour.ttl_security else [where]
+
+
+def _password_lines(session: Session, passwords: Mapping[str, str]) -> list[str]:
+    return [] if session.neighbour.password_file is None else [f'  password "{passwords[session.name]}";']
 
 
 def _symbol(address: Address) -> str:

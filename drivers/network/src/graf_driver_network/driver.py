@@ -37,6 +37,7 @@ from graf_driver_network.libnftables import Nftables
 from graf_driver_network.parameters import Mode, Parameters, parse
 from graf_driver_network.parameters_bgp import Bgp
 from graf_driver_network.parameters_dns import Dns
+from graf_driver_network.passwords import PasswordError, read_password
 from graf_driver_network.reach import detection_ms, reach_ms
 
 RUN_DIR_VARIABLE: Final = "GRAF_NETWORK_RUN_DIR"
@@ -115,7 +116,8 @@ class NetworkDriver(Driver):
         parameters, problems = parse(spec.parameters)
         if parameters is None:
             return problems
-        problems = [
+        problems = _password_problems(parameters)
+        problems += [
             FieldProblem(_CONFLICTING[parameters.mode], cause, "let both components agree, or differ altogether")
             for cause in self._ready_backend.conflicts_with_held(spec.key, parameters)
         ]
@@ -213,6 +215,18 @@ def _parsed(spec: Spec) -> Parameters:
     if parameters is None:
         raise InvalidParametersError(problems, f"parameters of {spec.key}")
     return parameters
+
+
+def _password_problems(parameters: Parameters) -> list[FieldProblem]:
+    """The files as they are here and now. A role does not depend on them: the other neighbours' sessions go on."""
+    found: list[FieldProblem] = []
+    for neighbour in parameters.bgp.neighbours if parameters.bgp is not None else ():
+        if neighbour.password_file is not None:
+            try:
+                read_password(neighbour.password_file)
+            except PasswordError as error:
+                found.append(FieldProblem(f"neighbours[{neighbour.index}].passwordFile", error.cause, error.fix))
+    return found
 
 
 def _disagreements(mine: Parameters, other: Parameters, site: str) -> list[FieldProblem]:

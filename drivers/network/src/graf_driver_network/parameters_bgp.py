@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -26,15 +26,28 @@ KNOWN: Final = frozenset(
     }
 )
 _PREFERENCE: Final = re.compile(r"epoch|\d{1,10}")
+_MAX_PATH: Final = 4000
+_NEIGHBOUR: Final = frozenset({"address", "as", "passwordFile", "multihop", "ttlSecurity"})
 _COMMUNITY: Final = re.compile(r"\d{1,10}(:\d{1,10}){1,2}")
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """An edge router: its end of a BGP session."""
+    """An edge router: its end of a BGP session.
+
+    Attributes:
+        password_file: of a mounted Secret; the password itself is read when the session is configured.
+        multihop: how many networks the way to the router has at most; None leaves it to BIRD (one, for eBGP).
+        ttl_security: the same number, and packets from farther away are ignored (RFC 5082).
+        index: its place in the parameters, for people.
+    """
 
     address: Address
     asn: int
+    password_file: str | None = None
+    multihop: int | None = None
+    ttl_security: int | None = None
+    index: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,13 @@ def read_bgp(raw: Mapping[str, object], service: Address | None, reader: Reader)
     local_as = reader.number(raw.get("localAs"), "localAs", 1, MAX_AS, "the site's AS number, e.g. 65010")
     internal = "localPreference" in raw
     neighbours = _neighbours(raw.get("neighbours"), local, local_as, internal, reader)
+    for neighbour in neighbours:
+        if neighbour.address == service:
+            reader.problem(
+                f"neighbours[{neighbour.index}].address",
+                "is the service address, which moves between the sites",
+                "the router's own address",
+            )
     router_id = _router_id(raw, local, reader)
     if service is not None and local is not None:
         if service == local:
@@ -177,29 +197,65 @@ def _neighbours(
         return ()
     found: list[Neighbour] = []
     for index, entry in enumerate(reader.sequence(value, "neighbours", example)):
-        field = f"neighbours[{index}]"
+        where = f"neighbours[{index}]"
         if not isinstance(entry, Mapping):
-            reader.problem(field, f"{entry!r} lacks address and as", "{address: 198.18.0.40, as: 65000}")
+            # What stands there is not shown: it may be a router's line with its password.
+            reader.problem(where, "is no object: it lacks address and as", "{address: 198.18.0.40, as: 65000}")
             continue
-        reader.unknown(entry, frozenset({"address", "as"}), f"{field}.")
-        address = reader.address(entry.get("address"), f"{field}.address", "the router's address")
-        asn = reader.number(entry.get("as"), f"{field}.as", 1, MAX_AS, "the router's AS number, e.g. 65000")
+        reader.unknown(entry, _NEIGHBOUR, f"{where}.")
+        address = reader.address(entry.get("address"), f"{where}.address", "the router's address")
+        asn = reader.number(entry.get("as"), f"{where}.as", 1, MAX_AS, "the router's AS number, e.g. 65000")
+        password_file = _password_file(entry, where, reader)
+        multihop, ttl_security = _hops(entry, where, reader)
         if address is None:
             continue
         if address == local:
-            reader.problem(f"{field}.address", "is localAddress itself", "the router's address")
+            reader.problem(f"{where}.address", "is localAddress itself", "the router's address")
         elif local is not None and address.version != local.version:
             reader.problem(
-                f"{field}.address", f"is {family_of(address)}, localAddress is not", "addresses of one family"
+                f"{where}.address", f"is {family_of(address)}, localAddress is not", "addresses of one family"
             )
         if asn == local_as and not internal:
             reader.problem(
-                f"{field}.as",
+                f"{where}.as",
                 f"{asn} is localAs: this would be iBGP, which the edge does not compare by MED as needed",
                 "an edge router in another AS, or localPreference: epoch",
             )
         if any(address == known.address for known in found):
-            reader.problem(f"{field}.address", f"{address} is named twice", "remove one of them")
+            reader.problem(f"{where}.address", f"{address} is named twice", "remove one of them")
             continue
-        found.append(Neighbour(address, asn))
+        found.append(Neighbour(address, asn, password_file, multihop, ttl_security, index))
     return tuple(sorted(found, key=lambda known: (known.address.version, int(known.address), known.asn)))
+
+
+def _password_file(entry: Mapping[str, object], where: str, reader: Reader) -> str | None:
+    value = entry.get("passwordFile")
+    if "passwordFile" not in entry:
+        return None
+    if isinstance(value, str) and value.startswith("/") and "\0" not in value and len(value) <= _MAX_PATH:
+        return value
+    # The value is not shown: it may be the password itself.
+    reader.problem(
+        f"{where}.passwordFile",
+        "is no path from the root",
+        "the file of a mounted Secret, e.g. /etc/graf/bgp/edge-a; the password itself stays in it",
+    )
+    return None
+
+
+def _hops(entry: Mapping[str, object], where: str, reader: Reader) -> tuple[int | None, int | None]:
+    """``multihop`` and ``ttlSecurity``: BIRD would take both, with one number that means two things."""
+    multihop = ttl_security = None
+    if "multihop" in entry:
+        fix = "the number of networks to the router: 2 with one router between"
+        multihop = reader.number(entry["multihop"], f"{where}.multihop", 1, 255, fix)
+    if "ttlSecurity" in entry:
+        fix = "the number of networks to the router: 1 on one link, 2 with one router between"
+        ttl_security = reader.number(entry["ttlSecurity"], f"{where}.ttlSecurity", 1, 254, fix)
+    if multihop is not None and ttl_security is not None:
+        reader.problem(
+            f"{where}.ttlSecurity",
+            "and multihop exclude each other",
+            "ttlSecurity alone, with the number of networks, where the router checks the TTL; else multihop alone",
+        )
+    return multihop, ttl_security

@@ -336,17 +336,24 @@ protocol bgp west6 from graf_site6 { neighbor 2001:db8:18::30 as 65010; }
 class Edge:
     """The users' edge router: a real BIRD with the text of the reference page, and more where a test needs it."""
 
-    def __init__(self, world: World, more: str = "") -> None:
+    def __init__(self, world: World, more: str = "", *, text: str = EDGE_CONFIG, place: str = "edge") -> None:
+        """``text`` and ``place`` make another router of it, in another namespace."""
         self._world = world
+        self._place = place
         self._dir = Path(tempfile.mkdtemp(prefix="gnt-edge-"))
-        (self._dir / "edge.conf").write_text(EDGE_CONFIG + more)
+        (self._dir / "edge.conf").write_text(text + more)
         self.start()
 
     def start(self) -> None:
         """Starts the router (again)."""
         files = {"-c": "edge.conf", "-s": "edge.ctl", "-P": "edge.pid"}
         arguments = [word for flag, name in files.items() for word in (flag, str(self._dir / name))]
-        self.process = self._world.start("edge", "bird", "-f", *arguments)
+        self.process = self._world.start(self._place, "bird", "-f", *arguments)
+
+    def configure(self, text: str) -> None:
+        """Another text, while it runs."""
+        (self._dir / "edge.conf").write_text(text)
+        sh("birdc", "-s", str(self._dir / "edge.ctl"), "configure")
 
     def ask(self, command: str) -> str:
         """Asks the router over its control socket."""
@@ -358,5 +365,7 @@ class Edge:
         self.process.wait()
         shutil.rmtree(self._dir, ignore_errors=True)
         subprocess.run(
-            ["ip", "-n", self._world.names["edge"], "route", "flush", "proto", "bird"], capture_output=True, check=False
+            ["ip", "-n", self._world.names[self._place], "route", "flush", "proto", "bird"],
+            capture_output=True,
+            check=False,
         )

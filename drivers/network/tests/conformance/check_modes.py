@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graf_driver_network.testing import ADDRESSES, PORT, SERVICE, Edge, World, sh
+from graf_driver_network.testing import ADDRESSES, EDGE_CONFIG, PORT, SERVICE, Edge, World, sh
 from graf_driver_network.testing_api import TOKEN, WHERE, Api, api_server, definitions, parameters
 from graf_driver_network.testing_dns import SECRET, DnsServer, dns_parameters
 from graf_driver_sanity import Config, Report, run
@@ -28,6 +28,7 @@ from graf.lab.binaries import located
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
+PASSWORD = "p4ss word of the #tests'; }"
 VIP, VIP6 = "198.18.0.200", "2001:db8:18::200"
 
 
@@ -102,29 +103,42 @@ def write(report: Report, name: str) -> None:
     (out / f"{name}.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
 
 
-def bgp(name: str) -> dict[str, Any]:
+def bgp(name: str, **neighbour: Any) -> dict[str, Any]:
     return {
         "serviceAddress": f"{SERVICE}/32",
         "localAddress": ADDRESSES[name],
         "localAs": 65010,
-        "neighbours": [{"address": ADDRESSES["edge"], "as": 65000}],
+        "neighbours": [{"address": ADDRESSES["edge"], "as": 65000} | neighbour],
     }
 
 
-async def test_mode_bgp_keeps_the_contract(world: World, edge: Edge, run_dir: Path) -> None:
+async def test_mode_bgp_keeps_the_contract(world: World, run_dir: Path) -> None:
+    """With a password on every session."""
+    edge = Edge(world, text=EDGE_CONFIG.replace("as 65010; }", f'as 65010; password "{PASSWORD}"; }}'))
+    file = run_dir / "password"
+    file.write_text(PASSWORD)
+    east, west = (bgp(name, passwordFile=str(file)) for name in ("east", "west"))
     store = Store(world, {"east": SERVICE, "west": SERVICE})
     try:
         await checked(
             Config(
-                side(world, run_dir, "east", bgp("east")),
+                side(world, run_dir, "east", east),
                 name="network-bgp",
-                peer=side(world, run_dir, "west", bgp("west")),
-                invalid=(Invalid("localAs", {"localAs": 0}), Invalid("mode", {"mode": "pigeon"})),
+                peer=side(world, run_dir, "west", west),
+                invalid=(
+                    Invalid("localAs", {"localAs": 0}),
+                    Invalid("mode", {"mode": "pigeon"}),
+                    # A password where its file's path belongs is refused, and not shown.
+                    Invalid("neighbours[0].passwordFile", bgp("east", passwordFile=PASSWORD)),
+                ),
+                secrets=(PASSWORD,),
                 hooks={"write": store.write, "read": store.read},
             )
         )
+        assert PASSWORD in (run_dir / "east" / "bird.conf").read_text(), "the sessions had no password"
     finally:
         store.close()
+        edge.close()
 
 
 @pytest.mark.parametrize("service", [f"{VIP}/32", f"{VIP6}/128"])
