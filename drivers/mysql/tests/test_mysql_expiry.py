@@ -1,0 +1,294 @@
+"""The binary log is kept bounded, and never without what a site that follows still needs."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graf_driver_mysql import binlog, expiry, methods, purge, tail, tools
+from graf_driver_mysql.driver import MysqlDriver
+from graf_driver_mysql.engines import engine
+from graf_driver_mysql.expiry import Limits, LogFile, Need, Plan, plan
+from graf_driver_mysql.gtid import Position
+from graf_driver_mysql.parameters import parse
+from graf_driver_mysql.seed import Seed
+from graf_driver_sdk.errors import InvalidParametersError, NeedsResyncError
+from graf_driver_sdk.types import Assessment, ComponentKey, Peer, ResyncStrategy, Role, Spec, Verdict
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW_S = 1_000_000.0
+HOUR_S = 3600.0
+MIB = 1 << 20
+NONE = Limits(0.0, 0)
+
+
+def at(number: int) -> Position:
+    return Position.parse(f"20-20-{number}" if number else "")
+
+
+def log_of(*begins: int, hours: float = 1.0, size: int = 10) -> list[LogFile]:
+    """Files that begin after these transactions; each ended so many hours before the next one."""
+    count = len(begins)
+    return [
+        LogFile(f"binlog.{number:06}", size, at(begin), NOW_S - (count - 1 - number) * hours * HOUR_S)
+        for number, begin in enumerate(begins)
+    ]
+
+
+def planned(files: list[LogFile], limits: Limits, *needs: Need, logged: int = 100) -> Plan:
+    before = files[0].before
+    assert before is not None
+    return plan(files, before, at(logged), needs, NOW_S, limits)
+
+
+FILES = log_of(0, 10, 20, 30, 40, 50)
+TIGHT = Limits(0.0, 25)
+HOURS = Limits(2.5 * HOUR_S, 0)
+WEST, AWAY = Need("west", at(100), True), Need("north", at(15), False)
+
+
+@pytest.mark.parametrize(
+    ("limits", "needs", "first", "left"),
+    [
+        (NONE, [WEST], 0, ()),
+        (TIGHT, [], 4, ()),
+        (TIGHT, [WEST], 4, ()),
+        (HOURS, [WEST], 3, ()),
+        (Limits(1.0, 0), [WEST], 4, ()),  # two files with transactions stay whatever is asked for
+        (HOURS, [WEST, AWAY], 1, ()),
+        (TIGHT, [WEST, AWAY], 4, ("north",)),
+        (Limits(2.5 * HOUR_S, 55), [WEST, AWAY], 1, ()),
+        (TIGHT, [replace(AWAY, present=True)], 1, ()),
+        (TIGHT, [Need("west", None, True)], 0, ()),
+        (TIGHT, [Need("west", None, False)], 4, ("west",)),
+        (HOURS, [Need("west", None, False)], 0, ()),
+        (TIGHT, [Need("west", at(0), True, since="binlog.000002")], 2, ()),
+        (TIGHT, [Need("west", at(0), True, since="binlog.000000")], 0, ()),
+        (TIGHT, [Need("west", at(40), True)], 4, ()),
+        (TIGHT, [Need("west", at(39), True)], 3, ()),
+    ],
+)
+def test_what_goes_depends_on_age_and_size_and_who_needs_it(
+    limits: Limits, needs: list[Need], first: int, left: tuple[str, ...]
+) -> None:
+    found = planned(FILES, limits, *needs)
+    assert (found.first, found.left) == (first, left)
+
+
+def test_who_lacks_what_is_gone_holds_nothing_up_and_is_named() -> None:
+    found = planned(log_of(10, 20, 30, 40), TIGHT, Need("west", at(9), True), Need("north", at(10), True))
+    assert (found.first, found.behind, found.kept) == (0, ("west",), ("north",))
+
+
+def test_files_without_a_transaction_are_none_of_those_that_stay() -> None:
+    """Starts that came to nothing: recovery would look for the newest file that has something."""
+    assert planned(log_of(0, 10, 20, 30, 30, 30), TIGHT, logged=30).first == 1
+    assert planned(log_of(0, 10, 20, 30, 30, 30), TIGHT, logged=31).first == 2
+    assert planned(log_of(0, 0, 0), TIGHT, logged=0).first == 0
+    unknown = [replace(file, before=None) if number == 4 else file for number, file in enumerate(FILES)]
+    assert planned(unknown, TIGHT).first == 4
+
+
+sizes = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 50), st.integers(0, 30)), min_size=1, max_size=12)
+needs_of_sites = st.lists(st.tuples(st.one_of(st.none(), st.integers(0, 250)), st.booleans()), max_size=4)
+
+
+@given(sizes, needs_of_sites, st.integers(0, 300), st.integers(0, 200))
+def test_a_present_site_never_loses_what_it_needs(
+    drawn: list[tuple[int, int, int]], sites: list[tuple[int | None, bool]], most: int, hours: int
+) -> None:
+    """Against the words of the rule, not its code: a transaction that a site lacks is in a file that stays."""
+    files, begin, ended_s = [], 0, NOW_S - sum(gap for _, _, gap in drawn) * HOUR_S
+    for number, (transactions, size, gap) in enumerate(drawn):
+        ended_s += gap * HOUR_S
+        files.append(LogFile(f"binlog.{number:06}", size, at(begin), ended_s))
+        begin += transactions
+    needs = [Need(f"s{n}", None if has is None else at(min(has, begin)), here) for n, (has, here) in enumerate(sites)]
+    found = planned(files, Limits(hours * HOUR_S, most), *needs, logged=begin)
+    assert 0 <= found.first < len(files)
+    stays = files[found.first].before
+    for need in needs:
+        lost = need.has is None or not need.has.covers(stays)
+        assert not (lost and found.first and need.present)
+        assert not lost or not found.first or need.site in found.left
+    if found.first and not most:
+        assert not found.left
+    total = sum(file.size for file in files)
+    if most == 0 and hours == 0:
+        assert found.first == 0
+    if found.left:
+        assert total > most > 0
+
+
+RAW: dict[str, Any] = {"replicationAddress": "127.0.0.1", "serverId": 1, "gtidDomainId": 1}
+SCOPED = {"scope": {"databases": ["app"]}}
+
+
+def raw(folder: Path, **more: Any) -> dict[str, Any]:
+    folder.joinpath("replication-password").write_text("secret\n")
+    return {**RAW, "credentialsDir": str(folder), **more}
+
+
+def test_by_default_the_log_is_bounded_and_stays_whole_where_nothing_else_gives_the_data(tmp_path: Path) -> None:
+    def limits(**more: Any) -> tuple[int, int]:
+        made = parse(raw(tmp_path, **more))
+        return made.binlog_keep_hours, made.binlog_max_mib
+
+    assert limits() == (168, 10240)
+    assert limits(binlogKeepHours=0, binlogMaxMiB=0) == (0, 0)
+    assert limits(**SCOPED) == limits(bootstrap="log") == limits(binlogMaxMiB=0, binlogKeepHours=0, **SCOPED) == (0, 0)
+    for more in (SCOPED, {"bootstrap": "log"}):
+        with pytest.raises(InvalidParametersError) as refused:
+            parse(raw(tmp_path, binlogKeepHours=24, binlogMaxMiB=100, **more))
+        assert [p.field for p in refused.value.problems] == ["binlogKeepHours", "binlogMaxMiB"]
+        assert all("bootstrapped by the log alone" in p.cause for p in refused.value.problems)
+
+
+async def test_validation_refuses_expiry_where_a_site_could_not_be_copied_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = ComponentKey("g", "db", "east")
+    other = {"replicationAddress": "127.0.0.2", "serverId": 2, "gtidDomainId": 2}
+
+    async def problems(peer: dict[str, Any], **more: Any) -> list[tuple[str, str]]:
+        spec, peers = Spec(key, raw(tmp_path, **more)), [Peer("west", parameters={**other, **peer})]
+        found = await MysqlDriver().validate(spec, peers)
+        return [(p.field, p.cause) for p in found if p.field.startswith("binlog")]
+
+    assert await problems({}, binlogMaxMiB=100) == []
+    assert await problems({"bootstrap": "log"}) == []  # nobody asked for it: it is off, and the fact says why
+    ((field, cause),) = await problems({"bootstrap": "log"}, binlogMaxMiB=100)
+    assert field == "binlogMaxMiB"
+    assert "west is bootstrapped by the log alone" in cause
+    monkeypatch.setattr(tools, "missing", lambda *_, **__: "mbstream is not installed")
+    assert [field for field, _ in await problems({}, binlogKeepHours=24, binlogMaxMiB=100)] == [
+        "binlogKeepHours",
+        "binlogMaxMiB",
+    ]
+    assert await problems({}) == []
+
+
+# Real servers. A log of 1 MiB at most has files of 128 KiB.
+
+
+def limited(lab: Any, hours: int = 0, mib: int = 1) -> None:
+    for site in (lab.east, lab.west):
+        site.parameters.update(binlogKeepHours=float(hours), binlogMaxMiB=float(mib))
+
+
+def fill(site: Any, first: int, mib: float) -> int:
+    """Rows of 64 KiB; returns the next number."""
+    count = int(mib * 16)
+    with site.client() as connection, connection.cursor() as cursor:
+        for number in range(first, first + count):
+            cursor.execute("INSERT INTO big VALUES (%s, REPEAT('x', 65536))", (number,))
+    return first + count
+
+
+def rows(site: Any) -> set[int]:
+    return {row[0] for row in site.sql("SELECT n FROM app.big")}
+
+
+def names(site: Any) -> list[str]:
+    return [row[0] for row in site.sql("SHOW BINARY LOGS")]
+
+
+def log_mib(site: Any) -> float:
+    return float(sum(row[1] for row in site.sql("SHOW BINARY LOGS"))) / MIB
+
+
+async def look(site: Any) -> None:
+    """As the driver does by itself; several files at a time."""
+    for _ in range(6):
+        await site.driver._managed.purge.look()
+
+
+async def facts(site: Any) -> dict[str, str]:
+    return dict((await site.status()).facts)
+
+
+async def both(lab: Any) -> None:
+    """East active with west in the set, and a table of large rows."""
+    await lab.up()
+    lab.east.sql("CREATE TABLE app.big (n INT PRIMARY KEY, c MEDIUMTEXT) ENGINE=InnoDB")
+
+
+def forget_grace(site: Any) -> None:
+    """Who was here until now has been away for longer than the grace."""
+    for one in site.driver._managed.purge._sites.values():
+        one.expected_until_s = 0.0
+
+
+async def absent(lab: Any) -> None:
+    """West is gone, for longer than it is expected back; east writes alone."""
+    await look(lab.east)
+    await lab.west.driver.close()
+    await lab.east.ensure(Role.ACTIVE, 1, "east")
+    await lab.until("east to have no follower", lambda: not lab.east.component.backend.seen.followers)
+    await look(lab.east)
+    forget_grace(lab.east)
+
+
+async def assessed(lab: Any) -> Assessment:
+    """West's verdict, once its server runs."""
+    found: list[Assessment] = []
+
+    async def known() -> bool:
+        found[:] = [await lab.west.driver.assess(lab.west.spec, lab.east.peer())]
+        return found[0].verdict is not Verdict.UNKNOWN
+
+    await lab.until("a verdict", known, 30)
+    return found[0]
+
+
+async def resynced(lab: Any, strategy: ResyncStrategy) -> Any:
+    found: list[Any] = []
+
+    async def done() -> bool:
+        found[:] = [await lab.west.driver.resync(lab.west.spec, lab.east.peer(), strategy, 1)]
+        return bool(found[0].progress.completed)
+
+    try:
+        await lab.until("the resync", done, 60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {found}") from None
+    return found[0]
+
+
+async def follower_keeps_its_log(lab: Any) -> None:
+    """West follows and does not apply, so it needs everything, however much that is."""
+    applier = ("STOP SLAVE SQL_THREAD", "START SLAVE SQL_THREAD")
+    if lab.west.engine == "mysql":
+        applier = ("STOP REPLICA SQL_THREAD", "START REPLICA SQL_THREAD")
+    lab.west.sql(applier[0])
+    fill(lab.east, 1000, 2)
+    first = lab.west.position()
+    await look(lab.east)
+    forget_grace(lab.east)
+    await look(lab.east)
+    assert log_mib(lab.east) > 2
+    told = await lab.east.status()
+    assert told.facts["binlog_kept_for"].startswith("west: from binlog.00000")
+    assert "more than binlogMaxMiB, and is kept for west" in told.message
+    assert lab.west.position() == first
+    # What it received is lost with its relay log, and has to be fetched again from the beginning.
+    await lab.west.crash()
+    await lab.west.ensure(Role.STANDBY, 1)
+    await lab.west.promotable()
+    await lab.until("the rows at west", lambda: rows(lab.west) == rows(lab.east))
+    await look(lab.east)
+    assert log_mib(lab.east) <= 1.2
+    await look(lab.west)
+    assert log_mib(lab.west) <= 1.2
+
+
+@pytest.mark.mariadb
+async def test_nothing_goes_that_a_follower_needs_and_both_logs_are_bounded(lab: Any) -> None:
+    limited(lab)
+    await both(lab)
+    await follower_keeps_its_log(lab)
