@@ -292,3 +292,61 @@ async def test_nothing_goes_that_a_follower_needs_and_both_logs_are_bounded(lab:
     limited(lab)
     await both(lab)
     await follower_keeps_its_log(lab)
+
+
+@pytest.mark.mariadb
+async def test_a_purge_that_ignores_followers_is_found(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted bug."""
+    monkeypatch.setattr(purge.Purge, "_needs", lambda *_: [])
+    limited(lab)
+    await both(lab)
+    with pytest.raises(AssertionError):
+        await follower_keeps_its_log(lab)
+
+
+async def returns_behind(lab: Any, method: str) -> None:
+    """West was away for more than the log may have; it is told, rebuilt by a copy, and has everything."""
+    await both(lab)
+    after = fill(lab.east, 1000, 0.4)
+    await lab.until("the rows at west", lambda: rows(lab.west) == rows(lab.east))
+    await absent(lab)
+    after = fill(lab.east, after, 0.6)
+    await look(lab.east)  # below the limit it is waited for
+    told = await lab.east.status()
+    assert "west, which is away: from binlog." in told.facts["binlog_kept_for"]
+    assert "west is away, and needs" in told.message
+    assert "binlog_left_behind" not in told.facts
+    first = names(lab.east)[0]
+    fill(lab.east, after, 1.5)
+    await look(lab.east)
+    assert names(lab.east)[0] > first
+    assert log_mib(lab.east) <= 1.2
+    told = await lab.east.status()
+    assert told.facts["binlog_left_behind"] == "west"
+    assert "west lacks what the binary log has no more: it is rebuilt by a copy" in told.message
+
+    lab.west.driver = MysqlDriver()
+    await lab.west.once(Role.INVALIDATED, 1, other=Role.ACTIVE)
+    verdict = await assessed(lab)
+    assert verdict.verdict is Verdict.BEHIND
+    assert "has no more what is lacking here" in verdict.message
+    # As a controller does: FOLLOW for who is behind, and REBUILD where that is refused.
+    with pytest.raises(NeedsResyncError, match="it cannot follow; ask for REBUILD"):
+        await resynced(lab, ResyncStrategy.FOLLOW)
+    answer = await resynced(lab, ResyncStrategy.REBUILD)
+    assert Path(answer.archive, "data").is_dir()
+    assert (await facts(lab.west))["bootstrap"].startswith(method)
+    assert rows(lab.west) == rows(lab.east)
+    await lab.west.promotable()
+    await lab.east.ensure(Role.ACTIVE, 1, "east", "west")
+    lab.east.sql("INSERT INTO app.t VALUES (7)")
+    await lab.until("the new row at west", lambda: lab.west.numbers() == {7})
+    assert (await lab.west.driver.assess(lab.west.spec, lab.east.peer())).verdict is Verdict.CLEAN
+    await look(lab.east)
+    assert "binlog_left_behind" not in await facts(lab.east)
+
+
+@pytest.mark.mariadb
+async def test_a_site_that_was_away_too_long_is_told_so_and_rebuilt_by_backup(lab: Any) -> None:
+    limited(lab)
+    await returns_behind(lab, "backup: ")
