@@ -1,25 +1,26 @@
 """The binary log is kept bounded, and never without what a site that follows still needs."""
 
 import asyncio
-import os
-import time
-from collections.abc import Callable
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from graf_driver_mysql import binlog, expiry, methods, purge, tail, tools
+from graf_driver_mysql import binlog, purge, tail, tools
 from graf_driver_mysql.driver import MysqlDriver
 from graf_driver_mysql.engines import engine
 from graf_driver_mysql.expiry import Limits, LogFile, Need, Plan, plan
 from graf_driver_mysql.gtid import Position
 from graf_driver_mysql.parameters import parse
-from graf_driver_mysql.seed import Seed
 from graf_driver_sdk.errors import InvalidParametersError, NeedsResyncError
 from graf_driver_sdk.types import Assessment, ComponentKey, Peer, ResyncStrategy, Role, Spec, Verdict
 from hypothesis import given
 from hypothesis import strategies as st
+
+_spec = importlib.util.spec_from_file_location("certificates", Path(__file__).with_name("certificates.py"))
+certificates = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(certificates)
 
 NOW_S = 1_000_000.0
 HOUR_S = 3600.0
@@ -203,9 +204,14 @@ def log_mib(site: Any) -> float:
 
 
 async def look(site: Any) -> None:
-    """As the driver does by itself; several files at a time."""
-    for _ in range(6):
+    """As the driver does by itself; some files at a time."""
+    await site.driver._managed.purge.look()
+    for _ in range(30):
+        before = names(site)
         await site.driver._managed.purge.look()
+        if names(site) == before:
+            return
+    raise AssertionError(f"the log of {site.name} goes on being purged")
 
 
 async def facts(site: Any) -> dict[str, str]:
@@ -213,8 +219,14 @@ async def facts(site: Any) -> dict[str, str]:
 
 
 async def both(lab: Any) -> None:
-    """East active with west in the set, and a table of large rows."""
-    await lab.up()
+    """East active with west in the set (asynchronously: beside it), and a table of large rows."""
+    if lab.east.parameters.get("mode") == "async":
+        await lab.east.ensure(Role.ACTIVE, 1, "east")
+        await lab.west.ensure(Role.STANDBY, 1)
+        lab.east.create_table()
+        await lab.west.promotable()
+    else:
+        await lab.up()
     lab.east.sql("CREATE TABLE app.big (n INT PRIMARY KEY, c MEDIUMTEXT) ENGINE=InnoDB")
 
 
@@ -258,6 +270,11 @@ async def resynced(lab: Any, strategy: ResyncStrategy) -> Any:
     except AssertionError as error:
         raise AssertionError(f"{error}: {found}") from None
     return found[0]
+
+
+def archived(answer: Any) -> Path:
+    """Where the data was put aside."""
+    return Path(answer.archive)
 
 
 async def follower_keeps_its_log(lab: Any) -> None:
@@ -334,11 +351,12 @@ async def returns_behind(lab: Any, method: str) -> None:
     with pytest.raises(NeedsResyncError, match="it cannot follow; ask for REBUILD"):
         await resynced(lab, ResyncStrategy.FOLLOW)
     answer = await resynced(lab, ResyncStrategy.REBUILD)
-    assert Path(answer.archive, "data").is_dir()
+    assert archived(answer).joinpath("data").is_dir()
     assert (await facts(lab.west))["bootstrap"].startswith(method)
     assert rows(lab.west) == rows(lab.east)
     await lab.west.promotable()
-    await lab.east.ensure(Role.ACTIVE, 1, "east", "west")
+    if lab.east.parameters.get("mode") != "async":
+        await lab.east.ensure(Role.ACTIVE, 1, "east", "west")
     lab.east.sql("INSERT INTO app.t VALUES (7)")
     await lab.until("the new row at west", lambda: lab.west.numbers() == {7})
     assert (await lab.west.driver.assess(lab.west.spec, lab.east.peer())).verdict is Verdict.CLEAN
@@ -350,3 +368,227 @@ async def returns_behind(lab: Any, method: str) -> None:
 async def test_a_site_that_was_away_too_long_is_told_so_and_rebuilt_by_backup(lab: Any) -> None:
     limited(lab)
     await returns_behind(lab, "backup: ")
+
+
+@pytest.mark.mysql_long
+async def test_the_same_asynchronously_and_with_tls(lab: Any, tmp_path: Path) -> None:
+    certificates.authority(tmp_path / "group")
+    for site in (lab.east, lab.west):
+        site.parameters.update(tls=certificates.identity(tmp_path / "group", site.name), mode="async")
+    limited(lab)
+    await returns_behind(lab, "backup: ")
+
+
+@pytest.mark.mysql_long
+async def test_mysql_keeps_what_a_follower_needs_and_both_logs_are_bounded(mysql_lab: Any) -> None:
+    limited(mysql_lab)
+    await both(mysql_lab)
+    await follower_keeps_its_log(mysql_lab)
+
+
+@pytest.mark.mysql_long
+async def test_mysql_that_was_away_too_long_is_rebuilt_by_clone(mysql_lab: Any) -> None:
+    limited(mysql_lab)
+    await returns_behind(mysql_lab, "clone: ")
+
+
+async def killed_while_it_purges(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver and its server die in a purge, again and again: it is gone on with, and nothing else is harmed."""
+    original, delay_s, cuts = purge.Purge._purge, [0.0], []
+
+    async def cut(self: purge.Purge, *arguments: Any) -> None:
+        if self is not lab.east.driver._managed.purge or not delay_s:
+            return await original(self, *arguments)
+        cuts.append(asyncio.create_task(original(self, *arguments)))
+        await asyncio.sleep(delay_s.pop())
+        lab.east.kill()
+        return await cuts[-1]
+
+    monkeypatch.setattr(purge.Purge, "_purge", cut)
+    limited(lab)
+    await both(lab)
+    following = 1000
+    for epoch in range(2, 8):
+        following = fill(lab.east, following, 1.6)
+        await lab.until("the rows at west", lambda: rows(lab.west) == rows(lab.east))
+        before = names(lab.east)
+        delay_s[:] = [0.0005 * (epoch - 2)]  # from the moment at which it is sent
+        await asyncio.gather(lab.east.driver._managed.purge.look(), return_exceptions=True)
+        await lab.east.dead()
+        await lab.east.restart_driver()
+        await lab.east.ensure(Role.ACTIVE, epoch, "east", "west")
+        await lab.west.ensure(Role.STANDBY, epoch)
+        left = names(lab.east)
+        files = {path.name for path in binlog.files(lab.east.root / "data")}
+        assert files == set(left)  # what is no part of the log any more is no file any more
+        assert before[-1] in left
+        await lab.west.promotable()
+        await look(lab.east)
+        assert log_mib(lab.east) <= 1.3
+    assert len(cuts) == 6
+    # A failover: the new active has a log of its own, and bounds it likewise.
+    await lab.east.crash()
+    await lab.west.ensure(Role.ACTIVE, 9, "west")
+    fill(lab.west, following, 1.5)
+    assert {*range(1000, following)} <= rows(lab.west)
+    await lab.east.once(Role.INVALIDATED, 9, other=Role.ACTIVE)
+
+    async def follows() -> bool:
+        answer = await lab.east.driver.resync(lab.east.spec, lab.west.peer(), ResyncStrategy.UNSPECIFIED, 9)
+        return bool(answer.progress.completed)
+
+    await lab.until("east follows", follows, 60)
+    assert rows(lab.east) == rows(lab.west)
+    for site in (lab.west, lab.east):
+        await look(site)
+        assert log_mib(site) <= 1.3
+    verdict = (await lab.east.driver.assess(lab.east.spec, lab.west.peer())).verdict
+    assert verdict is Verdict.CLEAN
+
+
+@pytest.mark.mysql_long
+async def test_a_kill_in_the_middle_of_a_purge_is_gone_on_from(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    await killed_while_it_purges(lab, monkeypatch)
+
+
+@pytest.mark.mysql_long
+async def test_a_kill_of_mysql_in_the_middle_of_a_purge_is_gone_on_from(
+    mysql_lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await killed_while_it_purges(mysql_lab, monkeypatch)
+
+
+async def bootstrapped(lab: Any) -> None:
+    """West is empty and gets the data, by what is not seen here: nothing goes that it may need, then or afterwards."""
+    limited(lab)
+    await lab.east.ensure(Role.ACTIVE, 1, "east")
+    lab.east.create_table()
+    lab.east.sql("CREATE TABLE app.big (n INT PRIMARY KEY, c MEDIUMTEXT) ENGINE=InnoDB")
+    after = fill(lab.east, 1000, 1.5)
+    await lab.west.fenced_and_running(1)
+    whole = names(lab.east)
+    await look(lab.east)
+    forget_grace(lab.east)
+    await look(lab.east)
+    assert names(lab.east) == whole  # it may replay the log from its beginning
+    site = lab.east.driver._managed.purge._sites["west"]
+    site.empty_s -= purge.BOOTSTRAP_S
+    await look(lab.east)
+    assert log_mib(lab.east) <= 1.2  # for ever it is not waited for
+    assert "binlog_left_behind" not in await facts(lab.east)
+
+    # The log has no beginning any more, so it gets a copy, and needs the log from where that began.
+    site.empty_s = None
+    await look(lab.east)
+    assert site.since == names(lab.east)[-1]
+    first = names(lab.east)[-1]
+    fill(lab.east, after, 2)
+    forget_grace(lab.east)
+    await look(lab.east)
+    assert names(lab.east)[0] == first
+    assert log_mib(lab.east) > 1.9
+    await lab.west.ensure(Role.STANDBY, 1)
+    await lab.until("the rows at west", lambda: rows(lab.west) == rows(lab.east))
+    await look(lab.east)
+    assert log_mib(lab.east) <= 1.2
+
+
+@pytest.mark.mysql_long
+async def test_a_site_that_gets_the_data_is_not_left_behind_meanwhile(lab: Any) -> None:
+    await bootstrapped(lab)
+
+
+@pytest.mark.mysql_long
+async def test_a_site_that_gets_the_data_of_mysql_is_not_left_behind_meanwhile(mysql_lab: Any) -> None:
+    await bootstrapped(mysql_lab)
+
+
+@pytest.mark.mysql_long
+async def test_a_tail_of_which_a_part_was_purged_says_so(lab: Any) -> None:
+    """West is forced to take over, after it was left behind: what only east has is in its data and not in its log."""
+    limited(lab)
+    await both(lab)
+    await lab.west.once(Role.FENCED, 1)
+    await lab.east.ensure(Role.ACTIVE, 1, "east")
+    await look(lab.east)
+    forget_grace(lab.east)
+    await lab.until("east to have no follower", lambda: not lab.east.component.backend.seen.followers)
+    fill(lab.east, 1000, 2)
+    await look(lab.east)
+    assert (await facts(lab.east))["binlog_left_behind"] == "west"
+    await lab.east.crash()
+    await lab.west.ensure(Role.ACTIVE, 2, "west")
+    await lab.east.once(Role.INVALIDATED, 2, other=Role.ACTIVE)
+    found: list[Any] = []
+
+    async def done() -> bool:
+        found[:] = [await lab.east.driver.resync(lab.east.spec, lab.west.peer(), ResyncStrategy.UNSPECIFIED, 2)]
+        return bool(found[0].progress.completed)
+
+    await lab.until("the rebuild", done, 60)
+    assert "(not in the log any more, and only in the data: 20-20-" in found[0].progress.message
+    index = archived(found[0]).joinpath(tail.FOLDER, tail.INDEX).read_text()
+    assert "# not here, as the log was purged before, and only in data/: 20-20-" in index
+    assert rows(lab.east) == rows(lab.west) == set()
+
+
+async def three(lab: Any) -> None:
+    """North is far behind: nobody's log may lose what it needs. Away for too long, it is rebuilt."""
+    for site in (lab.east, lab.west, lab.north):
+        site.parameters.update(binlogKeepHours=0.0, binlogMaxMiB=1.0)
+    await lab.up()
+    lab.east.sql("CREATE TABLE app.big (n INT PRIMARY KEY, c MEDIUMTEXT) ENGINE=InnoDB")
+    await lab.until("the table at north", lambda: lab.north.position() == lab.east.position())
+    lab.north.sql(f"STOP {engine(lab.north.engine).replica_word} SQL_THREAD")
+    after = fill(lab.east, 1000, 2)
+    await lab.until("the rows at west", lambda: rows(lab.west) == rows(lab.east))
+    for site in (lab.east, lab.west):
+        await look(site)
+        forget_grace(site)
+        await look(site)
+        assert log_mib(site) > 2
+        assert "north: from binlog.0000" in (await facts(site))["binlog_kept_for"]
+    # East fails; west takes over, and north, which is still behind, follows it from there.
+    await lab.east.crash()
+    await lab.west.ensure(Role.ACTIVE, 2, "west")
+    await lab.follow(lab.north, lab.west, 2)
+    await lab.until("the rows at north", lambda: rows(lab.north) == rows(lab.west), 30)
+    await lab.north.driver.close()
+    fill(lab.west, after, 2)
+    await lab.until("west to have no follower", lambda: not lab.west.component.backend.seen.followers)
+    await look(lab.west)
+    forget_grace(lab.west)
+    await look(lab.west)
+    assert log_mib(lab.west) <= 1.2
+    assert (await facts(lab.west))["binlog_left_behind"] == "east, north"
+    lab.north.driver = MysqlDriver()
+    found: list[str] = []
+
+    async def refused() -> bool:
+        try:
+            found.append((await lab.north.once(Role.STANDBY, 3)).message)
+        except NeedsResyncError as error:
+            found.append(str(error))
+            return True
+        return False
+
+    await lab.until("north to be refused", refused, 30)
+    assert "REBUILD archives what is here and copies the data" in found[-1]
+
+    async def done() -> bool:
+        answer = await lab.north.driver.resync(lab.north.spec, lab.west.peer(), ResyncStrategy.UNSPECIFIED, 3)
+        return bool(answer.progress.completed)
+
+    await lab.until("the resync", done, 60)
+    assert rows(lab.north) == rows(lab.west)
+    await lab.north.promotable()
+
+
+@pytest.mark.mysql_long
+async def test_a_third_site_is_waited_for_by_the_active_and_the_standby(three_lab: Any) -> None:
+    await three(three_lab)
+
+
+@pytest.mark.mysql_long
+async def test_a_third_site_of_mysql_is_waited_for_by_the_active_and_the_standby(mysql_three_lab: Any) -> None:
+    await three(mysql_three_lab)

@@ -103,7 +103,7 @@ class Resync:
             )
         found = verdict(mine, theirs)
         if found is Verdict.BEHIND and (why := await self._left_behind(active)):
-            message = f"{why}: it cannot follow, and is archived and rebuilt by a copy"
+            message = f"{why}: it cannot follow; where a copy can be made, it is archived and rebuilt by that"
         return Assessment(found, str(mine), str(theirs), divergent, message)
 
     async def _own(self, active: Endpoint) -> History | Assessment:
