@@ -196,7 +196,8 @@ class Purge:
         backend = self.component.backend
         here = {*self.component.active.in_force, self.copies.to}
         here.update(backend.seen.followers if backend.mode is Mode.ACTIVE and backend.seen is not None else ())
-        return [
+        strange = {*self.component.active.in_force} - {*self._sites, backend.site}  # nobody said where it is
+        return [Need(name, None, present=True) for name in sorted(strange)] + [
             Need(
                 name,
                 # It may have been rebuilt since its last answer, where it is here all the same.
