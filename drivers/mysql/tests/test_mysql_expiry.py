@@ -600,3 +600,34 @@ async def test_a_third_site_is_waited_for_by_the_active_and_the_standby(three_la
 @pytest.mark.mysql_long
 async def test_a_third_site_of_mysql_is_waited_for_by_the_active_and_the_standby(mysql_three_lab: Any) -> None:
     await three(mysql_three_lab)
+
+
+@pytest.mark.mysql_long
+async def test_a_scope_whose_log_was_purged_by_hand_keeps_its_data_and_says_what_is_impossible(scoped_lab: Any) -> None:
+    """Nothing but the log gives a scope: the driver purges nothing, and puts nothing aside that nothing can replace."""
+    lab = scoped_lab
+    await lab.up()
+    await look(lab.east)
+    assert (await facts(lab.east))["binlog_expiry"] == "off: a part of a server is bootstrapped by its log alone"
+    await lab.west.driver.close()
+    await lab.east.ensure(Role.ACTIVE, 1, "east")
+    await lab.until("east to have no follower", lambda: not lab.east.component.backend.seen.followers)
+    lab.east.sql("INSERT INTO app.t VALUES (1)")
+    lab.east.sql("FLUSH BINARY LOGS")
+    newest = names(lab.east)[-1]
+
+    async def purged() -> bool:
+        lab.east.sql(f"PURGE BINARY LOGS TO '{newest}'")
+        return names(lab.east) == [newest]
+
+    await lab.until("the log to be purged", purged)
+    lab.west.driver = MysqlDriver()
+    await lab.west.once(Role.INVALIDATED, 1, other=Role.ACTIVE)
+    assert (await assessed(lab)).verdict is Verdict.BEHIND
+    for strategy in (ResyncStrategy.FOLLOW, ResyncStrategy.UNSPECIFIED):
+        answer = await lab.west.driver.resync(lab.west.spec, lab.east.peer(), strategy, 1)
+        assert not answer.progress.completed
+        assert "has no more what is lacking here" in answer.progress.message
+        assert "of which a part is in scope" in answer.progress.message
+    assert not lab.west.root.joinpath("archive").exists()
+    assert lab.west.numbers() == set()

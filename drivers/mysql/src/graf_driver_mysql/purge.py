@@ -139,8 +139,8 @@ class Purge:
 
     async def _own(self, side: Session) -> _Own:
         engine, run = self.component.backend.engine, self.component.backend.run
-        if self._heads.run != run:
-            self._heads = _Heads(run)
+        if self._heads.run != run:  # the log may be another one, and with it the names of its files
+            self._heads, self._sites, self._newest = _Heads(run), {}, ""
         gone = await engine.gone(side)
         rows = await side.rows("SHOW BINARY LOGS")
         names = [str(row["Log_name"]) for row in rows]
@@ -242,7 +242,7 @@ class Purge:
         if plan.kept and not off:
             words.append(
                 f"the binary log has {total / MIB:.1f} MiB, more than binlogMaxMiB, and is kept for"
-                f" {', '.join(plan.kept)}, which has not applied it and is not away"
+                f" {', '.join(plan.kept)}, which is not away and has not applied it (or does not answer)"
             )
         away = [need.site for need in needs if not need.present and plan.needs[need.site] < len(own.files) - 1]
         if away and limits.most_bytes and total > NEARLY * limits.most_bytes and not off:
@@ -265,9 +265,10 @@ def told(limits: Limits) -> str:
 def why_off(component: Component) -> str:
     """Why nothing is purged, "" when the parameters decide. Blocking."""
     parameters = component.backend.parameters
+    only_log = tools.no_copy(parameters)
     if not parameters.binlog_keep_hours and not parameters.binlog_max_mib:
-        return "binlogKeepHours and binlogMaxMiB are 0"
+        return only_log or "binlogKeepHours and binlogMaxMiB are 0"
     for peer in component.peers:
         if peer.parameters.get("bootstrap", AUTO) == Method.LOG:
             return f"{peer.site} is bootstrapped by the log alone (bootstrap: log)"
-    return tools.no_copy(parameters)
+    return only_log
