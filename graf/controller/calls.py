@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 Response = TypeVar("Response")
 
 
+REASON_KEY = "graf-reason"
+NEEDS_RESYNC = "needs-resync"
+
 # What gRPC says in words of its own that help nobody.
 _WORDS = {grpc.StatusCode.DEADLINE_EXCEEDED: "no answer in time: the driver hangs or is overloaded"}
 
@@ -21,13 +24,15 @@ class CallFailedError(Exception):
 
     Attributes:
         told: What failed and why, for where the component is named already.
+        reason: The driver's stable word for it (``graf-reason``), "" without one.
         could_still_be_running: Whether the effect may still come; the role is then Unknown.
     """
 
-    def __init__(self, component: str, call: str, code: grpc.StatusCode, detail: str) -> None:
+    def __init__(self, component: str, call: str, code: grpc.StatusCode, detail: str, reason: str = "") -> None:
         self.told = f"{call} failed with {code.name}: {detail}"
         super().__init__(f"{component}: {self.told}")
         self.code = code
+        self.reason = reason
         self.could_still_be_running = code not in (
             grpc.StatusCode.INVALID_ARGUMENT,
             grpc.StatusCode.FAILED_PRECONDITION,
@@ -50,7 +55,8 @@ async def answer_of(component: str, name: str, call: Awaitable[Response]) -> Res
         answer = await call
     except grpc.aio.AioRpcError as error:
         detail = _WORDS.get(error.code()) or error.details() or ""
-        raise CallFailedError(component, name, error.code(), detail) from error
+        said = dict(error.trailing_metadata() or ()).get(REASON_KEY, "")
+        raise CallFailedError(component, name, error.code(), detail, str(said)) from error
     if answer is None:  # what gRPC gives when the bytes are no message
         raise nonsense(component, name, "it cannot be read")
     return answer

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from graf.api.values import Reason, Role, Stage, Verdict
-from graf.controller.calls import CallFailedError
+from graf.controller.calls import NEEDS_RESYNC, CallFailedError
 from graf.controller.components import Component, Wanted
 from graf.shell.logs import event
 
@@ -96,17 +96,26 @@ async def _bring_back(agent: GroupAgent, component: Component, active: str, epoc
         divergent=answer.divergent,
     )
     if verdict is not Verdict.CLEAN:
-        rebuild = verdict is Verdict.DIVERGED
-        archive = await component.resync(active, epoch, rebuild=rebuild, timeout_s=RESYNC_TIMEOUT_S)
-        if rebuild:
+        why = Reason("Diverged", f"{component.name} had {answer.divergent}") if verdict is Verdict.DIVERGED else None
+        try:
+            archive = await component.resync(active, epoch, rebuild=why is not None, timeout_s=RESYNC_TIMEOUT_S)
+        except CallFailedError as error:
+            if why is not None or error.reason != NEEDS_RESYNC:
+                raise
+            # Nothing is too much here, but what is missing cannot be followed any more.
+            event(LOG, "cannot follow, rebuilding", logging.WARNING, group=agent.config.group, cause=str(error))
+            why = Reason("CannotFollow", error.told)
+            archive = await component.resync(active, epoch, rebuild=True, timeout_s=RESYNC_TIMEOUT_S)
+        if why is not None:
+            what = "had diverged" if verdict is Verdict.DIVERGED else "could not follow any more"
             agent.records.add(
                 agent.config.group,
                 epoch,
                 "Event",
                 "Resync",
-                (Reason("Diverged", f"{component.name} had {answer.divergent}; archived at {archive}"),),
+                (Reason(why.code, f"{why.detail}; archived at {archive}"),),
                 from_site=agent.site,
-                message=f"{component.name} at {agent.site} had diverged: archived and rebuilt from {active}",
+                message=f"{component.name} at {agent.site} {what}: archived and rebuilt from {active}",
                 evidence_json="",
             )
     component.want(Wanted(Role.STANDBY, epoch, active))

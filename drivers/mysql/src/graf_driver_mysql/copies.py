@@ -53,6 +53,11 @@ class Copies:
         self._to = ""  # the site that gets it
         backend.on_death.append(self._died)
 
+    @property
+    def to(self) -> str:
+        """The site that is getting a copy now, "" when none is."""
+        return self._to
+
     def start(self) -> None:
         """Begins to serve."""
         self._keeping = asyncio.create_task(self._keep())

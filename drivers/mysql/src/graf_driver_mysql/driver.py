@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -36,10 +37,11 @@ from graf_driver_mysql.component import Component
 from graf_driver_mysql.copies import Copies
 from graf_driver_mysql.engines import ENGINES, engine
 from graf_driver_mysql.history import History
-from graf_driver_mysql.methods import Method
+from graf_driver_mysql.methods import AUTO, Method
 from graf_driver_mysql.observe import positions
-from graf_driver_mysql.parameters import Parameters, parse, peer_conflicts, peer_endpoint
+from graf_driver_mysql.parameters import EXPIRY, Parameters, parse, peer_conflicts, peer_endpoint
 from graf_driver_mysql.programs import BootstrapError, MissingProgramError, program
+from graf_driver_mysql.purge import Purge
 from graf_driver_mysql.record import Record, RecordUnreadableError
 from graf_driver_mysql.resync import Resync
 from graf_driver_mysql.rotation import Rotation
@@ -60,10 +62,12 @@ class _Managed:
         self.watch = Watch(self.component, lambda: driver.notify(key))
         self.rotation = Rotation(self.component)
         self.copies = Copies(self.component.backend)
+        self.purge = Purge(self.component, self.copies)
         self.component.backend.credentials.learned.append(driver.protect)
         self.watch.start()
         self.rotation.start()
         self.copies.start()
+        self.purge.start()
 
 
 class MysqlDriver(Driver):
@@ -102,6 +106,7 @@ class MysqlDriver(Driver):
                 if why := tools.missing(own.engine, Method(own.bootstrap), serving=serving):
                     problems.append(FieldProblem("bootstrap", why, "use an image with it, or bootstrap: auto"))
                     break
+        problems.extend(_expiry_problems(own, spec, peers))
         if own.tls is not None:
             problems.extend(await asyncio.to_thread(tls.problems, own.tls, own.replication_address))
         problems.extend(peer_conflicts(own, {peer.site: peer.parameters for peer in peers}))
@@ -166,6 +171,7 @@ class MysqlDriver(Driver):
             **component.seed.facts,
             **managed.rotation.facts,
             **managed.copies.facts,
+            **managed.purge.facts,
             **component.active.facts(seen),
         }
         status = render.running(
@@ -186,6 +192,7 @@ class MysqlDriver(Driver):
                 **{name: text for name, text in told.items() if text},
             },
         )
+        status = replace(status, message=status.message or managed.purge.message)
         if not backend.parameters.asynchronous or backend.mode is not Mode.STANDBY:
             return status
         component.standby.freshness.look(seen)
@@ -196,6 +203,7 @@ class MysqlDriver(Driver):
         if self._managed is not None:
             await self._managed.watch.stop()
             await self._managed.rotation.stop()
+            await self._managed.purge.stop()
             await self._managed.copies.stop()
             await self._managed.resync.close()
             await self._managed.component.close()
@@ -218,6 +226,17 @@ class MysqlDriver(Driver):
                 self.protect(path.read_text(encoding="utf-8").strip())
         self._managed = managed = _Managed(self, spec.key, parameters)
         return managed
+
+
+def _expiry_problems(own: Parameters, spec: Spec, peers: Sequence[Peer]) -> list[FieldProblem]:
+    """Where the log is asked to expire, every site must be able to get the data by another way."""
+    only_log = [peer.site for peer in peers if peer.parameters.get("bootstrap", AUTO) == Method.LOG]
+    why = tools.no_copy(own)
+    if not why and only_log:
+        why = f"{', '.join(only_log)} is bootstrapped by the log alone (bootstrap: log)"
+    fix = "install what is missing, or set it to 0: the log stays whole"
+    asked = [field for field in EXPIRY if spec.parameters.get(field)]
+    return [FieldProblem(field, f"nothing would be purged: {why}", fix) for field in asked if why]
 
 
 def _missing(name: str) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from graf_driver_mysql.sql import Session
 
 Row = dict[str, Any]
+_MIB = 1 << 20
+_LARGEST_FILE = 1 << 30  # of a binary log, and the default
 
 
 class Engine(ABC):
@@ -55,6 +57,7 @@ class Engine(ABC):
     applies_while_changing: ClassVar[bool]  # replication gets another password while the applier runs
     acknowledged_counter: ClassVar[str]
     keeps_the_rest: ClassVar[bool]  # beside a scope: accounts of the site itself, and a rebuild that spares their data
+    begins_with: ClassVar[str]  # the event in which a file of the binary log says what was before it
     most_acknowledging: ClassVar[int]  # how many standbys a commit can be made to wait for
 
     @property
@@ -219,8 +222,15 @@ class Engine(ABC):
             f"innodb_buffer_pool_size = {parameters.buffer_pool_mib}M\n"
             f"{'' if parameters.tls is None else parameters.tls.server_settings()}"
             f"{self.settings}"
+            f"{self._size_of_files(parameters)}"
             f"{self._starts_silent(parameters)}"
         )
+
+    def _size_of_files(self, parameters: Parameters) -> str:
+        """Only whole files can be purged, so they are an eighth of the limit; never larger than by default."""
+        if not parameters.binlog_max_mib:
+            return ""
+        return f"max_binlog_size = {min(_LARGEST_FILE, parameters.binlog_max_mib * _MIB // 8)}\n"
 
     def _starts_silent(self, parameters: Parameters) -> str:
         """With more than one standby nobody acknowledges without a permit, asynchronously nobody; later lines count."""
@@ -263,9 +273,25 @@ class Engine(ABC):
     def users(self, password: str) -> tuple[str, ...]:
         """The statements that prepare a fresh server: nobody without a password, the replication user."""
 
+    async def before(self, session: Session, name: str) -> History | None:
+        """What had been logged before a file of the binary log was begun; None where the file does not say it."""
+        events = await session.rows(f"SHOW BINLOG EVENTS IN {quoted(name)} LIMIT 3")
+        for event in events:
+            if event["Event_type"] == self.begins_with:
+                try:
+                    return self.history(str(event["Info"]).strip("[]"))
+                except ValueError:
+                    return None
+        return None
+
+    @abstractmethod
+    async def gone(self, session: Session) -> History | None:
+        """What a server has and its binary log has not (any more); None where that cannot be told."""
+
     async def log_complete(self, session: Session) -> bool:
         """Whether a server still has its binary log from the first transaction on."""
-        return True
+        gone = await self.gone(session)
+        return gone is not None and not gone
 
     def copy_from(self, source: Endpoint, password: str, tls: TlsFiles | None, target: Path) -> tuple[str, ...]:
         """The statements by which this server copies another one into a folder."""

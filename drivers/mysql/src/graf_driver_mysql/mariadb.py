@@ -92,6 +92,7 @@ class MariaDB(Engine):
     applies_while_changing = False
     acknowledged_counter = "get_ack"
     keeps_the_rest = True
+    begins_with = "Gtid_list"
     most_acknowledging = 1
 
     def history(self, text: str) -> History:
@@ -126,13 +127,10 @@ class MariaDB(Engine):
         """A start with both threads stopped discards the relay log, with this or without."""
         return (self.log_in(REPLICATION_USER, password), self.start_following)
 
-    async def log_complete(self, session: Session) -> bool:
+    async def gone(self, session: Session) -> History | None:
         """The first file that is still there begins with what was before it: nothing, where it is the first of all."""
         files = await session.rows("SHOW BINARY LOGS")
-        if not files:
-            return False
-        events = await session.rows(f"SHOW BINLOG EVENTS IN {quoted(files[0]['Log_name'])} LIMIT 3")
-        return any(event["Event_type"] == "Gtid_list" and event["Info"] == "[]" for event in events)
+        return await self.before(session, str(files[0]["Log_name"])) if files else None
 
     def read_account(self, user: str) -> str:
         """``SHOW CREATE USER`` would have to be parsed."""

@@ -102,6 +102,7 @@ class MySQL(Engine):
     applies_while_changing = True
     acknowledged_counter = "yes_tx"  # commits that were acknowledged
     keeps_the_rest = False
+    begins_with = "Previous_gtids"
     most_acknowledging = 65535
 
     def history(self, text: str) -> History:
@@ -139,9 +140,9 @@ class MySQL(Engine):
         """The applier first: with both threads stopped, the change would discard the relay log."""
         return (self.start_applier, *self.change_password(password))
 
-    async def log_complete(self, session: Session) -> bool:
-        """Nothing was purged, and it was not copied from another one itself."""
-        return not (await session.row("SELECT @@global.gtid_purged AS p"))["p"]
+    async def gone(self, session: Session) -> History | None:
+        """What was purged, and what came with a copy and was never in a file here."""
+        return GtidSet.parse(str((await session.row("SELECT @@global.gtid_purged AS p"))["p"]))
 
     def copy_from(self, source: Endpoint, password: str, tls: TlsFiles | None, target: Path) -> tuple[str, ...]:
         """The clone plug-in; both servers must be of the same version."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,15 @@ MODES = ("lossless", "async")
 MOST_RPO_S = 7 * 86400
 SOCKET_NAME = "mariadb.sock"
 COPY_PORT_OFFSET = 10000
+BINLOG_KEEP_HOURS = 168
+BINLOG_MAX_MIB = 10240
+EXPIRY = ("binlogKeepHours", "binlogMaxMiB")
 
 KNOWN = {
     "replicationAddress", "port", "bindAddress", "serverId", "gtidDomainId", "dataDir", "socketDir",
     "credentialsDir", "initSql", "application", "bufferPoolMiB", "parallelThreads", "engine",
     "scope", "tls", "applicationGraceS", "copyAboveMiB", "bootstrap", "copyPort", "severalStandbys",
-    "mode", "rpoSeconds",
+    "mode", "rpoSeconds", "binlogKeepHours", "binlogMaxMiB",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 
@@ -63,6 +66,8 @@ class Parameters:
     application_grace_s: int = 3600  # the application's old password is accepted for so long
     mode: str = "lossless"  # async: no commit waits for another site
     rpo_s: float | None = None  # in mode async: writes of so many seconds may be missing where it is promoted
+    binlog_keep_hours: int = 0  # older files go when nobody needs them; 0: not for their age
+    binlog_max_mib: int = 0  # above, files go that a site needs which is away; 0: no limit
     several_standbys: bool = False  # the group has more than two sites: acknowledging needs a permit (acks.py)
 
     @property
@@ -209,6 +214,8 @@ def parse(raw: Mapping[str, Any]) -> Parameters:
         rpo_s=_rpo(reader),
         several_standbys=reader.boolean("severalStandbys"),
     )
+    keep_hours, max_mib = _expiry(reader, parameters)
+    parameters = replace(parameters, binlog_keep_hours=keep_hours, binlog_max_mib=max_mib)
     _check_scope(reader, parameters)
     _check_bootstrap(reader, parameters)
     _check_secrets(reader, parameters)
@@ -279,6 +286,20 @@ def _rpo(reader: _Reader) -> float | None:
     if reader.raw.get("mode", MODES[0]) != "async":
         reader.problem("rpoSeconds", "is for mode async", "leave it out, or set mode: async: lossless loses nothing")
     return float(value)
+
+
+def _expiry(reader: _Reader, parameters: Parameters) -> tuple[int, int]:
+    """By default the log expires, except where a site can be bootstrapped by nothing else."""
+    only = "a part of a server" if parameters.scope is not None else ""
+    if parameters.bootstrap == methods.Method.LOG:
+        only = "bootstrap: log"
+    keep_hours = reader.integer(EXPIRY[0], 0, 87600, 0 if only else BINLOG_KEEP_HOURS)
+    max_mib = reader.integer(EXPIRY[1], 0, 1 << 30, 0 if only else BINLOG_MAX_MIB)
+    for field, value in zip(EXPIRY, (keep_hours, max_mib), strict=True):
+        if only and value:
+            cause = f"a site is bootstrapped by the log alone ({only}): one that is away would never get it any more"
+            reader.problem(field, cause, "leave it out: the log stays whole")
+    return keep_hours, max_mib
 
 
 def _tls(reader: _Reader) -> TlsFiles | None:

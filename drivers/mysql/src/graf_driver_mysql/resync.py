@@ -26,6 +26,7 @@ from graf_driver_mysql.observe import kept, positions
 from graf_driver_mysql.parameters import Endpoint
 from graf_driver_mysql.record import DataRole, Record
 from graf_driver_mysql.scoped import empty
+from graf_driver_mysql.source import left_behind
 from graf_driver_mysql.sql import SqlError
 from graf_driver_mysql.standby import APPLY_WAIT_S
 
@@ -100,7 +101,10 @@ class Resync:
                 f"{number} transactions are only here; REBUILD puts them aside below {backend.server.layout.archive}/, "
                 "as binary log and readable. To undo them in place cannot be proved complete: REBUILD is the way"
             )
-        return Assessment(verdict(mine, theirs), str(mine), str(theirs), divergent, message)
+        found = verdict(mine, theirs)
+        if found is Verdict.BEHIND and (why := await self._left_behind(active)):
+            message = f"{why}: it cannot follow; where a copy can be made, it is archived and rebuilt by that"
+        return Assessment(found, str(mine), str(theirs), divergent, message)
 
     async def _own(self, active: Endpoint) -> History | Assessment:
         """What this site has, or why that is not known (or not worth knowing). The active's can only grow meanwhile."""
@@ -130,10 +134,17 @@ class Resync:
         self.component.wanted = Role.STANDBY
         # Where a rebuild was begun before, what has to go is in the archive already: it is gone on with below.
         begun = (await self.component.backend.record()).role is DataRole.REBUILDING
-        if not begun and (self._rebuilt is None or self._rebuilt.epoch != epoch):
+        if not begun and (self._rebuilt is None or self._rebuilt.epoch != epoch or await self._left_behind(active)):
             finding = await self._assess(active)
             if finding.verdict is Verdict.UNKNOWN:
                 return Resynced(Progress.pending(finding.message, 100))
+            if finding.verdict is Verdict.BEHIND and (why := await self._left_behind(active)):
+                # What is here is put aside only where something can take its place.
+                if impossible := await self.component.seed.impossible(active):
+                    return Resynced(Progress.pending(f"{why}, and {impossible}", 1000))
+                if strategy is ResyncStrategy.FOLLOW:
+                    raise NeedsResyncError(f"{why}: it cannot follow; ask for REBUILD, which archives what is here")
+                strategy = ResyncStrategy.REBUILD
             if strategy is ResyncStrategy.FOLLOW and finding.verdict is Verdict.DIVERGED:
                 raise NeedsResyncError(
                     f"this site has what {active.site} does not have ({finding.divergent}): "
@@ -155,6 +166,15 @@ class Resync:
         if progress.completed and self._told:
             progress = Progress.done(self._told)
         return Resynced(progress, archive)
+
+    async def _left_behind(self, active: Endpoint) -> str:
+        """What this site lacks and can get by a copy only; "" where it can follow, or where that is not known."""
+        if self.component.backend.mode in (Mode.DOWN, Mode.STARTING):
+            return ""
+        try:
+            return await left_behind(self.component.backend, active)
+        except SqlError:
+            return ""
 
     async def _begin_telling(self) -> None:
         """Beside the catching up, which it does not delay: a lone active may have written a lot."""

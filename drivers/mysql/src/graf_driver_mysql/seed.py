@@ -109,6 +109,11 @@ class Seed:
         self._failed.clear()
         return f"the copy of {active.site}'s data is being started"
 
+    async def impossible(self, active: Endpoint) -> str:
+        """Why the data could not be got if this site were empty, "" when it could. Raises SqlError."""
+        choice = await self._choice(active)
+        return choice.why if choice.method is None else ""
+
     async def abandon(self) -> None:
         """Ends a copy under way; the empty database stays."""
         if self._task is not None:

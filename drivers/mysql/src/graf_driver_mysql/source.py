@@ -43,6 +43,23 @@ async def compare(backend: Backend, source: Endpoint) -> bool:
     return not read_only and theirs.domains_beyond(mine) <= {domain}
 
 
+async def left_behind(backend: Backend, source: Endpoint) -> str:
+    """What this site lacks and the source's log has no more, told for people; "" where it can follow, or is empty.
+
+    Raises:
+        SqlError: one of the two cannot be asked.
+    """
+    _, _, mine = await positions(backend.control)
+    session = await backend.remote_session(source)
+    try:
+        gone = await backend.engine.gone(session)
+    finally:
+        session.close()
+    if gone is None or not mine or mine.covers(gone):
+        return ""
+    return f"the binary log of {source.site} has no more what is lacking here ({', '.join(gone.beyond(mine))})"
+
+
 async def stop_receiving(backend: Backend, now: Replica) -> None:
     """Stops the receiver and returns when it is stopped; a silent source does not make it wait."""
     side = await backend.side_session("stop-receiving")

@@ -25,7 +25,7 @@ from graf_driver_mysql.history import History
 from graf_driver_mysql.observe import Observation, Replica, positions, replica
 from graf_driver_mysql.parameters import REPLICATION_USER, Endpoint
 from graf_driver_mysql.record import DataRole
-from graf_driver_mysql.source import compare, stop_receiving
+from graf_driver_mysql.source import compare, left_behind, stop_receiving
 from graf_driver_mysql.sql import Session, SqlError, quoted
 from graf_driver_mysql.unconfirmed import Freshness, Seen
 
@@ -447,7 +447,14 @@ class Standby:
     async def _explain_1236(self, source: Endpoint, now: Replica) -> None:
         self.drop_evidence(f"the active refuses to be followed: {now.receive_error}")
         await compare(self.backend, source)
-        raise NeedsResyncError(f"{source.site} refuses to be followed: {now.receive_error}")
+        told = f"{source.site} refuses to be followed: {now.receive_error}"
+        try:
+            why = await left_behind(self.backend, source)
+        except SqlError as error:
+            raise PreconditionError(f"{told}; what its log still has could not be asked: {error}") from error
+        if not why:
+            raise PreconditionError(told)  # a rebuild would help only by chance
+        raise NeedsResyncError(f"{told}; {why}: REBUILD archives what is here and copies the data")
 
     async def _received(self, timeout_s: float) -> bool:
         loop = asyncio.get_running_loop()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +35,12 @@ class Told:
     folder: Path
     transactions: int
     dump_missing: str = ""
+    without: str = ""  # what was purged from the log before it was put aside
 
     def __str__(self) -> str:
         what = "1 transaction that was" if self.transactions == 1 else f"{self.transactions} transactions that were"
+        if self.without:
+            what = f"(not in the log any more, and only in the data: {self.without}) {what}"
         if self.dump_missing:
             return f"{what} only here: {self.folder}/{INDEX}, {BINARY}; no readable dump: {self.dump_missing}"
         return f"{what} only here: {self.folder}/{DUMP} (readable), {INDEX}, {BINARY}"
@@ -81,33 +83,36 @@ def write(engine: Engine, archive: Path, active: History) -> Told:
     fresh = archive / f"{FOLDER}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    parts = tuple(_divergent(engine, archive / "data", active))
+    parts, without = _divergent(engine, archive / "data", active)
     _copy(parts, fresh / BINARY)
     missing = _dump(engine, fresh)
-    _index(engine, parts, fresh / INDEX, missing)
+    _index(engine, parts, fresh / INDEX, missing, without)
     for path in fresh.iterdir():
         sync(path)
     sync(fresh)
     folder = fresh.rename(archive / FOLDER)
     sync(archive)
-    return Told(folder, sum(len(part.transactions) for part in parts), missing)
+    return Told(folder, sum(len(part.transactions) for part in parts), missing, without)
 
 
-def _divergent(engine: Engine, data: Path, active: History) -> Iterator[_Part]:
-    """The files with something divergent, oldest first.
+def _divergent(engine: Engine, data: Path, active: History) -> tuple[tuple[_Part, ...], str]:
+    """The files with something divergent, oldest first, and what is divergent and in no file any more.
 
     Each file says what was written before it. Going back from the newest one, the first whose past is the active's
-    too ends the search: what comes before it is not divergent.
+    too ends the search: what comes before it is not divergent. Where there is none, the log was purged above its limit
+    while the site that is active now was away.
     """
     found: list[_Part] = []
+    without = ""
     for path in reversed(binlog.files(data)):
         log = binlog.read(path)
         mine = tuple(one for one in log.transactions if not one.gtid or not active.covers(engine.history(one.gtid)))
         if mine:
             found.append(_Part(log, mine))
-        if log.before is not None and active.covers(engine.history(log.before)):
+        without = "" if log.before is None else ", ".join(engine.history(log.before).beyond(active))
+        if log.before is not None and not without:
             break
-    yield from reversed(found)
+    return tuple(reversed(found)), without
 
 
 def _copy(parts: tuple[_Part, ...], target: Path) -> None:
@@ -147,12 +152,13 @@ def _dump(engine: Engine, folder: Path) -> str:
     return ""
 
 
-def _index(engine: Engine, parts: tuple[_Part, ...], target: Path, missing: str) -> None:
+def _index(engine: Engine, parts: tuple[_Part, ...], target: Path, missing: str, without: str) -> None:
     readable = f"readable, with every changed row: {DUMP}" if not missing else f"no readable dump: {missing}"
     lines = [
         "# What was written at this site and is not in the group's history. Oldest first.",
         f"# binary, these transactions only: {BINARY}; {readable}",
         f"# by hand: {engine.reader[0]} --verbose --base64-output=DECODE-ROWS {BINARY}",
+        *([f"# not here, as the log was purged before, and only in data/: {without}"] if without else []),
         "# transaction, time (UTC), file:first-last byte, tables, statements where they were logged",
     ]
     for part in parts:

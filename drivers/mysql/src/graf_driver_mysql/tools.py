@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from graf_driver_mysql.engines import engine
-from graf_driver_mysql.methods import Method
+from graf_driver_mysql.methods import AUTO, PHYSICAL, Method
 from graf_driver_mysql.parameters import Parameters
 from graf_driver_mysql.programs import MissingProgramError, program
 
@@ -39,6 +39,20 @@ def missing(product: str, method: Method, *, serving: bool) -> str:
             program(*one)
     except MissingProgramError as error:
         return str(error)
+    return ""
+
+
+def no_copy(parameters: Parameters) -> str:
+    """Why a site could only get the data by the log, "" when a copy can be made. So the log must stay whole, then."""
+    if parameters.scope is not None:
+        return "a part of a server is bootstrapped by its log alone"
+    if parameters.bootstrap == Method.LOG:
+        return "whole log is asked for (bootstrap: log)"
+    product = parameters.engine
+    method = PHYSICAL[product] if parameters.bootstrap == AUTO else Method(parameters.bootstrap)
+    for serving in (False, True):  # either side of it may be this site's
+        if why := missing(product, method, serving=serving):
+            return why
     return ""
 
 
