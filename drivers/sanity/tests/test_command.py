@@ -39,6 +39,26 @@ def test_json_has_the_counts_and_every_skip_has_a_reason(configuration: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("find", "put", "only"),
+    [
+        ("-m, graf_driver_fake.main", "-c, 'raise SystemExit(3)'", "start"),
+        # The client's own error is no sentence of the kit's, and must not take the report with it.
+        ("site:", "hooks: {write: ['true'], read: ['false']}\nsite:", "role-write-survives-restart"),
+    ],
+    ids=["does-not-start", "hook-fails"],
+)
+def test_json_is_written_too_when_something_failed(find: str, put: str, only: str, configuration: Path) -> None:
+    configuration.write_text(configuration.read_text().replace(find, put))
+    arguments = ("--config", str(configuration), "--json", "--only", only)
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 1, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert (report["checks"], report["passed"], report["failed"], report["skipped"]) == (1, 0, 1, [])
+    assert [failure["id"] for failure in report["failures"]] == [only]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("site: {name: east}", "neither `endpoint` nor `command`"),
@@ -54,16 +74,39 @@ def test_a_mistake_in_the_configuration_is_told_in_words(text: str, words: str, 
         load(path)
 
 
-def test_a_run_that_is_stopped_leaves_no_driver_behind(configuration: Path) -> None:
-    process = subprocess.Popen([*COMMAND, "--config", str(configuration)], stdout=subprocess.PIPE, text=True)
+def test_a_python_configuration_that_raises_is_told_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "sanity.py"
+    path.write_text("def config():\n    raise FileNotFoundError('no server here')\n")
+    with pytest.raises(ConfigError, match="FileNotFoundError at line 2: no server here"):
+        load(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_leaves_no_driver_and_no_folder_behind(
+    number: signal.Signals, configuration: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [*COMMAND, "--config", str(configuration)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(folder)},
+    )
     assert process.stdout is not None
+    assert process.stderr is not None
     assert "passed" in process.stdout.readline()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert children
-    process.send_signal(signal.SIGTERM)
+    assert list(folder.iterdir())
+    process.send_signal(number)
+    assert "stopping" in process.stderr.readline()
+    process.send_signal(number)  # a hand without patience: the end is a clean one all the same
     process.communicate(timeout=60)
     assert process.returncode == 2
     ends = time.monotonic() + 20
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < ends, f"{children} are left, {os.getpid()}"
         time.sleep(0.05)
+    assert list(folder.iterdir()) == []

@@ -7,7 +7,7 @@ import json
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -16,6 +16,7 @@ from graf_driver_sanity.registry import all_checks
 from graf_driver_sanity.runner import Report, in_words, run
 
 app = typer.Typer(add_completion=False)
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @app.command()
@@ -31,6 +32,8 @@ def check(
         for one in all_checks():
             typer.echo(f"{one.id}  {', '.join(one.requirements)}  {one.sentence}")
         return
+    for number in _STOPS:
+        signal.signal(number, _leave)
     try:
         wanted = _configuration(config, endpoint)
     except ConfigError as error:
@@ -51,11 +54,23 @@ def check(
 
 
 async def _until_told_to_stop(work: Coroutine[Any, Any, Report]) -> Report:
-    """SIGTERM and SIGINT end the run as its end does: no driver is left behind."""
+    """SIGTERM, SIGINT and SIGHUP end the run as its end does: no driver is left behind."""
     task = asyncio.ensure_future(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+    def stop() -> None:
+        # Once: a second one, of a hand without patience, would cut the clean end short and leave the drivers running.
+        if not task.cancelling():
+            typer.echo("graf-driver-sanity: stopping; what it started is fenced and ended first", err=True)
+            task.cancel()
+
+    for number in _STOPS:
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     return await task
+
+
+def _leave(number: int, frame: object) -> None:
+    """Before the first driver and after the last there is nothing to end; a configuration's own `atexit` still runs."""
+    raise SystemExit(2)
 
 
 def _configuration(path: Path | None, endpoint: str) -> Config:

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from graf_driver_sanity.config import Config
-from graf_driver_sanity.harness import Harness, Refused
+from graf_driver_sanity.harness import Harness, HookError, Refused
 from graf_driver_sanity.registry import CannotCheck, Check, Violation, all_checks
 from graf_driver_sanity.requirements import REQUIREMENTS
+
+_NOTHING_LEFT: Final = "what the kit itself promises: it leaves nothing behind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,13 @@ def in_words(report: Report) -> str:
     return "\n".join(lines)
 
 
+def in_a_line(error: Exception) -> str:
+    """An error for a report: what the kit raises is a sentence, anything else needs its kind too."""
+    if isinstance(error, Violation | Refused | HookError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
 def reason_to_skip(one: Check, harness: Harness) -> str:
     """Why a check cannot be run with this driver and configuration; "" when it can."""
     config = harness.config
@@ -139,11 +148,12 @@ async def run(
     try:
         try:
             await harness.open()
-        except (Violation, Refused, OSError) as error:
+        except Exception as error:
             report.failures.append(
-                Failure("start", "GD-INFO-001", str(error), "start the command by hand and look at its output")
+                Failure("start", "GD-INFO-001", in_a_line(error), "start the command by hand and look at its output")
             )
             return report
+        report.version = harness.version
         for one in chosen:
             began = time.monotonic()
             outcome = await _run_one(one, harness, report)
@@ -151,7 +161,10 @@ async def run(
             _note_unproved(one, harness, report)
             told(one.id, outcome)
     finally:
-        await harness.close()
+        try:
+            await harness.close()
+        except Exception as error:  # the findings so far are worth more than a clean end
+            report.failures.append(Failure("end", _NOTHING_LEFT, in_a_line(error), "end by hand what is left of it"))
     return report
 
 
@@ -177,8 +190,12 @@ async def _run_one(one: Check, harness: Harness, report: Report) -> str:
         return f"skipped: {cannot}"
     except (Violation, Refused) as error:
         seen = str(error)
-    except TimeoutError:
-        seen = f"the check did not end within {limit_s:g} s"
+    except TimeoutError as error:  # the kit's own has no words; a hook's says what it waited for
+        seen = str(error) or f"the check did not end within {limit_s:g} s"
+    except Exception as error:
+        # A hook of the author's that raised, a disk that is full: one check's finding, not the end of the run, which
+        # would take the outcome of all others with it.
+        seen = f"the check could not be carried through: {in_a_line(error)}"
     if not seen:
         report.passed.append(one.id)
         return "passed"
