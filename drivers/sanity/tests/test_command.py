@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from graf_driver_sanity.config import ConfigError, load
+from graf_driver_sanity.launch import Process
 
 COMMAND = (sys.executable, "-m", "graf_driver_sanity.cli")
 
@@ -110,3 +112,21 @@ def test_a_run_that_is_stopped_leaves_no_driver_and_no_folder_behind(
         assert time.monotonic() < ends, f"{children} are left, {os.getpid()}"
         time.sleep(0.05)
     assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_driver_left_in_its_temporary_directory_goes_with_the_kit() -> None:
+    driver = Process(("sh", "-c", "mktemp -d; kill -9 $$"), {})
+
+    async def live_and_die() -> None:
+        await driver.start()
+        ends = time.monotonic() + 20
+        while driver.alive():
+            assert time.monotonic() < ends, "it was to kill itself"
+            await asyncio.sleep(0.02)
+
+    asyncio.run(live_and_die())
+    left = Path(driver.log().strip())
+    assert left.is_absolute()
+    assert left.is_dir()
+    driver.cleanup()
+    assert not left.exists()
