@@ -41,22 +41,25 @@ def test_json_has_the_counts_and_every_skip_has_a_reason(configuration: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("find", "put", "only"),
+    ("find", "put", "only", "requirement"),
     [
-        ("-m, graf_driver_fake.main", "-c, 'raise SystemExit(3)'", "start"),
+        ("-m, graf_driver_fake.main", "-c, 'raise SystemExit(3)'", "start", "GD-INFO-001"),
+        ('"${DIR}/east"', "not/absolute", "start", "GD-VALID-001"),
         # The client's own error is no sentence of the kit's, and must not take the report with it.
-        ("site:", "hooks: {write: ['true'], read: ['false']}\nsite:", "role-write-survives-restart"),
+        ("site:", "hooks: {write: ['true'], read: ['false']}\nsite:", "role-write-survives-restart", "GD-ROLE-011"),
     ],
-    ids=["does-not-start", "hook-fails"],
+    ids=["does-not-start", "refuses-its-parameters", "hook-fails"],
 )
-def test_json_is_written_too_when_something_failed(find: str, put: str, only: str, configuration: Path) -> None:
+def test_json_is_written_too_when_something_failed(
+    find: str, put: str, only: str, requirement: str, configuration: Path
+) -> None:
     configuration.write_text(configuration.read_text().replace(find, put))
     arguments = ("--config", str(configuration), "--json", "--only", only)
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
     assert done.returncode == 1, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert (report["checks"], report["passed"], report["failed"], report["skipped"]) == (1, 0, 1, [])
-    assert [failure["id"] for failure in report["failures"]] == [only]
+    assert [(failure["id"], failure["requirement"]) for failure in report["failures"]] == [(only, requirement)]
     assert "Traceback" not in done.stderr
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+import grpc
+
 from graf_driver_sanity.config import Config
 from graf_driver_sanity.harness import Harness, HookError, Refused
 from graf_driver_sanity.registry import CannotCheck, Check, Violation, all_checks
@@ -149,11 +151,10 @@ async def run(
         try:
             await harness.open()
         except Exception as error:
-            report.failures.append(
-                Failure("start", "GD-INFO-001", in_a_line(error), "start the command by hand and look at its output")
-            )
+            report.failures.append(_not_started(error))
             return report
-        report.version = harness.version
+        finally:
+            report.version = harness.version
         for one in chosen:
             began = time.monotonic()
             outcome = await _run_one(one, harness, report)
@@ -166,6 +167,13 @@ async def run(
         except Exception as error:  # the findings so far are worth more than a clean end
             report.failures.append(Failure("end", _NOTHING_LEFT, in_a_line(error), "end by hand what is left of it"))
     return report
+
+
+def _not_started(error: Exception) -> Failure:
+    if isinstance(error, Refused) and error.code is grpc.StatusCode.INVALID_ARGUMENT:
+        fix = "the driver runs and refuses its parameters: correct those of site (and of peer) in the configuration"
+        return Failure("start", "GD-VALID-001", str(error), fix)
+    return Failure("start", "GD-INFO-001", in_a_line(error), "start the command by hand and look at its output")
 
 
 def _note_unproved(one: Check, harness: Harness, report: Report) -> None:
