@@ -37,7 +37,17 @@ def test_json_has_the_counts_and_every_skip_has_a_reason(configuration: Path) ->
     assert report["failed"] == 0
     assert report["checks"] == report["passed"] + len(report["skipped"])
     assert {"id": "resync-verdict-clean", "reason": "there is no second driver: configure peer"} in report["skipped"]
-    assert all(skip["reason"] for skip in report["skipped"])
+    assert all(skip.keys() == {"id", "reason"} and skip["reason"] for skip in report["skipped"])
+
+
+def test_the_same_object_goes_to_a_file_beside_the_lines(configuration: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "report.json"
+    arguments = ("--config", str(configuration), "--out", str(out), "--only", "identity-name")
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "fake: 1 checks, 1 passed, 0 failed, 0 skipped" in done.stdout
+    report = json.loads(out.read_text())
+    assert (report["checks"], report["passed"], report["failed"], report["skipped"]) == (1, 1, 0, [])
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def check(
     config: Annotated[Path | None, typer.Option(help="YAML or Python file; see docs/how-to/check-a-driver.md.")] = None,
     endpoint: Annotated[str, typer.Option(help="A running driver: unix:/path or host:port.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the same JSON object to this file, beside the lines.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this check or area; may be repeated.")] = None,
     list_checks: Annotated[bool, typer.Option("--list", help="List the checks and end.")] = False,
 ) -> None:
@@ -49,7 +50,11 @@ def check(
     except asyncio.CancelledError:
         typer.echo("graf-driver-sanity: stopped half-way; what it had started was ended", err=True)
         raise typer.Exit(2) from None
-    typer.echo(json.dumps(report.as_json(), indent=2) if as_json else in_words(report))
+    found = json.dumps(report.as_json(), indent=2)
+    typer.echo(found if as_json else in_words(report))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(found + "\n")
     raise typer.Exit(1 if report.failures else 0)
 
 

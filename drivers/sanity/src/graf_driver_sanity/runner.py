@@ -74,6 +74,7 @@ class Report:
             "unproved": [asdict(one) for one in self.unproved],
             "skipped": [asdict(skip) for skip in self.skipped],
             "failures": [asdict(failure) for failure in self.failures],
+            "seconds": self.seconds,
         }
 
 
