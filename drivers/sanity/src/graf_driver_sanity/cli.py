@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import typer
 
 from graf_driver_sanity.config import Config, ConfigError, Side, load
 from graf_driver_sanity.registry import all_checks
-from graf_driver_sanity.runner import Report, in_words, run
+from graf_driver_sanity.runner import STOPS, in_words, run, until_told_to_stop
 
 app = typer.Typer(add_completion=False)
-_STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @app.command()
@@ -33,7 +31,7 @@ def check(
         for one in all_checks():
             typer.echo(f"{one.id}  {', '.join(one.requirements)}  {one.sentence}")
         return
-    for number in _STOPS:
+    for number in STOPS:
         signal.signal(number, _leave)
     try:
         wanted = _configuration(config, endpoint)
@@ -46,7 +44,7 @@ def check(
             typer.echo(f"{identity:48} {outcome}")
 
     try:
-        report = asyncio.run(_until_told_to_stop(run(wanted, only or (), told)))
+        report = asyncio.run(until_told_to_stop(run(wanted, only or (), told)))
     except asyncio.CancelledError:
         typer.echo("graf-driver-sanity: stopped half-way; what it had started was ended", err=True)
         raise typer.Exit(2) from None
@@ -56,21 +54,6 @@ def check(
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(found + "\n")
     raise typer.Exit(1 if report.failures else 0)
-
-
-async def _until_told_to_stop(work: Coroutine[Any, Any, Report]) -> Report:
-    """SIGTERM, SIGINT and SIGHUP end the run as its end does: no driver is left behind."""
-    task = asyncio.ensure_future(work)
-
-    def stop() -> None:
-        # Once: a second one, of a hand without patience, would cut the clean end short and leave the drivers running.
-        if not task.cancelling():
-            typer.echo("graf-driver-sanity: stopping; what it started is fenced and ended first", err=True)
-            task.cancel()
-
-    for number in _STOPS:
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    return await task
 
 
 def _leave(number: int, frame: object) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -15,6 +18,7 @@ from graf_driver_sanity.harness import Harness, HookError, Refused
 from graf_driver_sanity.registry import CannotCheck, Check, Violation, all_checks
 from graf_driver_sanity.requirements import REQUIREMENTS
 
+STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NOTHING_LEFT: Final = "what the kit itself promises: it leaves nothing behind"
 
 
@@ -214,6 +218,35 @@ async def _run_one(one: Check, harness: Harness, report: Report) -> str:
     return f"failed: {seen}"
 
 
+async def until_told_to_stop(work: Coroutine[Any, Any, Report]) -> Report:
+    """Lets SIGTERM, SIGINT and SIGHUP end a run as its own end does: no driver and no folder is left behind.
+
+    Raises:
+        CancelledError: one of them came; all that the run had started was ended.
+    """
+    task = asyncio.ensure_future(work)
+
+    def stop() -> None:
+        # Once: a second one, of a hand without patience, would cut the clean end short and leave the drivers running.
+        if not task.cancelling():
+            sys.stderr.write("graf-driver-sanity: stopping; what it started is fenced and ended first\n")
+            sys.stderr.flush()
+            task.cancel()
+
+    for number in STOPS:
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return await task
+
+
 def run_sync(config: Config, only: Collection[str] = ()) -> Report:
-    """As `run`, for callers without an event loop."""
-    return asyncio.run(run(config, only))
+    """As `run`, for callers without an event loop. A signal to stop ends it cleanly and is a KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        return asyncio.run(run(config, only))
+    before = {number: signal.getsignal(number) for number in STOPS}
+    try:
+        return asyncio.run(until_told_to_stop(run(config, only)))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
