@@ -50,6 +50,7 @@ class Active:
         self.server_ids: Mapping[str, int] = {}  # of the other sites, where there is more than one standby
         self._looks_with_strangers = 0
         self._raised = False  # commits are made to wait for more than the set in force
+        self._shrinking = False  # commits may wait for fewer than the set in force already: it is about to be smaller
         self._waiting: _Waiting | None = None
         self._probe: asyncio.Task[None] | None = None
         self._probe_started = 0.0
@@ -103,8 +104,12 @@ class Active:
     async def _shrink(self, epoch: int, wanted: tuple[str, ...]) -> None:
         # Recorded first: a commit that waits is acknowledged by fewer sites as soon as the source is told so.
         await self.backend.save(Record(DataRole.ACTIVE, wanted, epoch))
-        await self._keep(wanted)
-        self.in_force = wanted
+        self._shrinking = True
+        try:
+            await self._keep(wanted)
+            self.in_force = wanted
+        finally:
+            self._shrinking = False
         await self._settle_probe()
         logs.event(log, "set shrunk", site=self.backend.site, epoch=epoch, set=wanted)
         self.backend.changed()
@@ -303,6 +308,10 @@ class Active:
         With an infinite time-out the server never falls back by itself; a person or a tool may have switched it off.
         """
         if self.backend.mode is not Mode.ACTIVE or len(self.in_force) <= 1:
+            return ""
+        if self._shrinking:
+            # Off because this driver has just said so. Switched on again, after it, every commit would wait for a
+            # standby that is not in the set any more, and nothing would ever let it go.
             return ""
         if strangers := self._strangers_seen(seen):
             return strangers
