@@ -120,14 +120,16 @@ workload-sanity: programs ## The conformance kit against the workload driver, ho
 redis-sanity: $(SETUP) ## The conformance kit against two real Redis servers (a minute)
 	.venv/bin/python -m pytest -q drivers/examples/redis/tests/conformance/check_contract.py
 
-mysql-sanity: $(SETUP) ## The conformance kit against two real MariaDB servers (whole, then a scope), then two of MySQL (minutes)
-	.venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
-	GRAF_SANITY_SCOPE=1 .venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
-	GRAF_SANITY_ENGINE=mysql .venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
+MYSQL_SANITY := .venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py --out out/sanity
+
+mysql-sanity: $(SETUP) ## The conformance kit against two real MariaDB servers (whole, then a scope), then two of MySQL (minutes; reports in out/sanity)
+	$(MYSQL_SANITY)/mariadb.json
+	GRAF_SANITY_SCOPE=1 $(MYSQL_SANITY)/mariadb-scope.json
+	GRAF_SANITY_ENGINE=mysql $(MYSQL_SANITY)/mysql.json
 
 mysql-lts-sanity: $(SETUP) ## The same against two servers of MySQL 8.4, which come from Ubuntu (minutes)
 	tools/mysql_server.sh 8.4
-	GRAF_SANITY_ENGINE=mysql GRAF_SANITY_MYSQL=8.4 .venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py
+	GRAF_SANITY_ENGINE=mysql GRAF_SANITY_MYSQL=8.4 $(MYSQL_SANITY)/mysql-lts.json
 
 mysql-long: $(SETUP) ## The long tests of the mysql driver, which the default suite leaves out (some minutes)
 	tools/mysql_server.sh 8.4

@@ -446,19 +446,21 @@ async def _sites(
     base: Path, template: tuple[Path, Path], engine: str, scope: dict[str, Any] | None, numbers: dict[str, int]
 ) -> AsyncIterator[list[Site]]:
     made, credentials = template
-    sockets = Path(tempfile.mkdtemp(prefix="graf-mysql-", dir="/tmp"))
-    ports = free_ports(2 * len(numbers))
-    sites = [
-        Site(name, number, port, base, sockets, credentials, engine, scope, copy_port)
-        for (name, number), port, copy_port in zip(
-            numbers.items(), ports[: len(numbers)], ports[len(numbers) :], strict=True
-        )
-    ]
-    for site in sites:
-        shutil.copytree(made, site.root)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        # Not below tmp_path: a unix socket's path has 107 bytes.
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graf-mysql-", dir="/tmp")))
+        ports = free_ports(2 * len(numbers))
+        sites = [
+            Site(name, number, port, base, sockets, credentials, engine, scope, copy_port)
+            for (name, number), port, copy_port in zip(
+                numbers.items(), ports[: len(numbers)], ports[len(numbers) :], strict=True
+            )
+        ]
+        for site in reversed(sites):
+            shutil.copytree(made, site.root)
+            stack.push_async_callback(_end, site)
         yield sites
-    finally:
-        for site in sites:
-            await site.driver.close()
-        shutil.rmtree(sockets, ignore_errors=True)
+
+
+async def _end(site: Site) -> None:
+    await site.driver.close()  # the one that it has by then

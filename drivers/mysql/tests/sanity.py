@@ -2,13 +2,15 @@
 
 MariaDB's, or with `GRAF_SANITY_ENGINE=mysql` those of the MySQL that `tools/mysql_server.sh` got: 9, or with
 `GRAF_SANITY_MYSQL=8.4` the long-term release. With `GRAF_SANITY_SCOPE=1` one database of each is the component and
-another one is the site's own.
+another one is the site's own. What the servers wrote goes at the end, unless `GRAF_SANITY_KEEP=1` asks for it.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -30,7 +32,30 @@ if ENGINE == "mysql":
 SCOPED = os.environ.get("GRAF_SANITY_SCOPE") == "1"
 SCOPE = {"databases": ["app"], "local": [{"database": "sitelog", "user": "sitelog"}]}
 PASSWORD = "it-is-a-secret-of-mysql"
+# Short, as a unix socket's path has 107 bytes, and hundreds of megabytes: gone with the kit, whatever the outcome.
 BASE = Path(tempfile.mkdtemp(prefix="gsm-", dir="/tmp"))
+
+
+@atexit.register
+def clean_up() -> None:
+    """Removes both sites, or says where they are when somebody wants to look at them."""
+    if os.environ.get("GRAF_SANITY_KEEP") == "1":
+        print(f"both sites are kept in {BASE}", file=sys.stderr)  # noqa: T201 - for the person at the terminal
+        return
+    ends = time.monotonic() + 10
+    while any(running(BASE / name / "server.pid") for name in PORTS):  # a server ends a moment after its driver
+        if time.monotonic() > ends:
+            print(f"a server still runs in {BASE}; end it and remove the folder", file=sys.stderr)  # noqa: T201
+            return
+        time.sleep(0.05)
+    shutil.rmtree(BASE)
+
+
+def running(pid_file: Path) -> bool:
+    """Whether the server of this file lives, and is not another process that got its number."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return str(BASE).encode() in Path("/proc", pid_file.read_text().strip(), "cmdline").read_bytes()
+    return False
 
 
 def free_port() -> int:

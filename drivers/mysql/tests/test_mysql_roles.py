@@ -251,6 +251,16 @@ async def test_quiesce_gives_a_position_that_the_standby_proves_and_takes_over_f
     assert (await lab.west.status()).synchronous_set == {"east", "west"}
 
 
+async def test_a_database_that_nobody_has_written_to_gives_a_position_too(lab: Any) -> None:
+    await lab.east.ensure(Role.ACTIVE, 1, "east")
+    await lab.west.ensure(Role.STANDBY, 1)
+    quiesced = await lab.east.driver.quiesce(lab.east.spec, 1)
+    assert quiesced.position
+    assert (await lab.east.driver.quiesce(lab.east.spec, 1)).position == quiesced.position
+    reached = await lab.west.driver.await_position(lab.west.spec, quiesced.position, 5000)
+    assert reached.reached, reached
+
+
 async def test_unquiesce_goes_on_as_before_and_a_repeated_role_does_not_open(lab: Any) -> None:
     await lab.up()
     await lab.east.driver.quiesce(lab.east.spec, 1)

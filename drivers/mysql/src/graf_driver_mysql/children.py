@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+
+from graf_driver_sdk.processes import kill, start
 
 from graf_driver_mysql.programs import BootstrapError, program
 
@@ -23,18 +24,14 @@ async def child(
     """Runs a program for as long as the block; what it says goes to ``log``. At the end of the block it is dead."""
     prefix = [program("setpriv", "util-linux"), "--pdeathsig", "KILL", "/bin/sh", "-c", _ONLY_WITH_PARENT]
     with log.open("ab") as said:
-        process = await asyncio.create_subprocess_exec(
+        process = await start(
             *prefix, str(os.getpid()), *command, stdin=stdin, stdout=said if stdout is None else stdout, stderr=said,
             cwd="/", start_new_session=True,
         )  # fmt: skip
     try:
         yield process
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-        process._transport.close()  # type: ignore[attr-defined]  # else a pipe that was not read to its end stays open
+        await kill(process)
 
 
 async def finished(process: asyncio.subprocess.Process, name: str, log: Path, timeout_s: float) -> None:

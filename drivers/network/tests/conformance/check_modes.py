@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 PASSWORD = "p4ss word of the #tests'; }"
 VIP, VIP6 = "198.18.0.200", "2001:db8:18::200"
+NOBODY = "198.18.0.99"  # an address that no site has
+NOT_ONE = Invalid("serviceAddress", {"serviceAddress": "nowhere"})
 
 
 class Store:
@@ -106,7 +108,7 @@ def write(report: Report, name: str) -> None:
 def bgp(name: str, **neighbour: Any) -> dict[str, Any]:
     return {
         "serviceAddress": f"{SERVICE}/32",
-        "localAddress": ADDRESSES[name],
+        "localAddress": ADDRESSES.get(name, NOBODY),
         "localAs": 65010,
         "neighbours": [{"address": ADDRESSES["edge"], "as": 65000} | neighbour],
     }
@@ -125,6 +127,7 @@ async def test_mode_bgp_keeps_the_contract(world: World, run_dir: Path) -> None:
                 side(world, run_dir, "east", east),
                 name="network-bgp",
                 peer=side(world, run_dir, "west", west),
+                unreachable_peer=bgp("elsewhere"),
                 invalid=(
                     Invalid("localAs", {"localAs": 0}),
                     Invalid("mode", {"mode": "pigeon"}),
@@ -149,6 +152,7 @@ async def test_mode_vip_keeps_the_contract(world: World, run_dir: Path, service:
             side(world, run_dir, "east", parameters),
             name=f"network-vip{4 if service.startswith(VIP) else 6}",
             peer=side(world, run_dir, "west", parameters),
+            unreachable_peer=parameters,  # no site speaks to another one here: out of reach is who is not there
             invalid=(Invalid("interface", {"interface": "lo"}), Invalid("vip.intervalMs", {"vip": {"intervalMs": 1}})),
         )
     )
@@ -166,7 +170,8 @@ async def test_mode_dns_keeps_the_contract(world: World, run_dir: Path) -> None:
                 side(world, run_dir, "east", dns_parameters(secret, f"{addresses['east']}/32")),
                 name="network-dns",
                 peer=side(world, run_dir, "west", dns_parameters(secret, f"{addresses['west']}/32")),
-                invalid=(Invalid("dns", remove=("dns",)), Invalid("dns.zone", {"dns": {}})),
+                unreachable_peer=dns_parameters(secret, f"{NOBODY}/32"),
+                invalid=(Invalid("dns", remove=("dns",)), Invalid("dns.zone", {"dns": {}}), NOT_ONE),
                 secrets=(SECRET,),
                 hooks={"write": store.write, "read": store.read},
             )
@@ -219,7 +224,9 @@ async def test_modes_metallb_and_cilium_keep_the_contract(
                 side(world, run_dir, "east", east),
                 name=f"network-{mode}{variant}",
                 peer=side(world, run_dir, "west", west),
+                unreachable_peer=west | {mode: {**west[mode], "kubeconfig": "/nowhere"}},
                 invalid=(
+                    NOT_ONE,
                     Invalid(mode, remove=(mode,)),
                     Invalid(f"{mode}.name", {mode: {**east[mode], "name": "Two Words"}}),
                     Invalid(f"{mode}.fencing", {mode: {**east[mode], "fencing": "hope"}}),

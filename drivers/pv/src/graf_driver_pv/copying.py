@@ -10,8 +10,11 @@ import signal
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
+
+from graf_driver_sdk.processes import start
 
 from graf_driver_pv import durable
 from graf_driver_pv.manifest import Entry
@@ -87,8 +90,9 @@ async def run(
     Returns:
         Its exit status, standard output and standard error.
     """
-    process = await asyncio.create_subprocess_exec(
+    process = await start(
         *("sh", "-c", WITH_THE_DRIVER, "copy", *command),
+        end=partial(_end, ask_to_end=ask_to_end),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

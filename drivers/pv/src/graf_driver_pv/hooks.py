@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 from graf_driver_sdk.errors import DriverError
+from graf_driver_sdk.processes import start
 
 
 class HookError(DriverError):
@@ -23,7 +24,7 @@ async def run(command: tuple[str, ...], timeout_s: float) -> None:
     if not command:
         return
     try:
-        process = await asyncio.create_subprocess_exec(
+        process = await start(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,

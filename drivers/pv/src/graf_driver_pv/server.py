@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from graf_driver_sdk.logs import event
+from graf_driver_sdk.processes import start
 
 from graf_driver_pv import delta, small
 from graf_driver_pv import tls as tls_
@@ -221,7 +222,7 @@ class Server:
         return delta.encode(base, manifest, delta.checksum_of(content)), True
 
     async def _rsync(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        process = await asyncio.create_subprocess_exec(
+        process = await start(
             *("rsync", "--server", "--daemon", f"--config={self._layout.root / '.rsyncd.conf'}", "."),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

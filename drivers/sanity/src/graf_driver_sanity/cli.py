@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from graf_driver_sanity.config import Config, ConfigError, Side, load
 from graf_driver_sanity.registry import all_checks
-from graf_driver_sanity.runner import Report, in_words, run
+from graf_driver_sanity.runner import STOPS, in_words, run, until_told_to_stop
 
 app = typer.Typer(add_completion=False)
 
@@ -23,6 +22,7 @@ def check(
     config: Annotated[Path | None, typer.Option(help="YAML or Python file; see docs/how-to/check-a-driver.md.")] = None,
     endpoint: Annotated[str, typer.Option(help="A running driver: unix:/path or host:port.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the same JSON object to this file, beside the lines.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this check or area; may be repeated.")] = None,
     list_checks: Annotated[bool, typer.Option("--list", help="List the checks and end.")] = False,
 ) -> None:
@@ -31,6 +31,8 @@ def check(
         for one in all_checks():
             typer.echo(f"{one.id}  {', '.join(one.requirements)}  {one.sentence}")
         return
+    for number in STOPS:
+        signal.signal(number, _leave)
     try:
         wanted = _configuration(config, endpoint)
     except ConfigError as error:
@@ -42,20 +44,21 @@ def check(
             typer.echo(f"{identity:48} {outcome}")
 
     try:
-        report = asyncio.run(_until_told_to_stop(run(wanted, only or (), told)))
+        report = asyncio.run(until_told_to_stop(run(wanted, only or (), told)))
     except asyncio.CancelledError:
         typer.echo("graf-driver-sanity: stopped half-way; what it had started was ended", err=True)
         raise typer.Exit(2) from None
-    typer.echo(json.dumps(report.as_json(), indent=2) if as_json else in_words(report))
+    found = json.dumps(report.as_json(), indent=2)
+    typer.echo(found if as_json else in_words(report))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(found + "\n")
     raise typer.Exit(1 if report.failures else 0)
 
 
-async def _until_told_to_stop(work: Coroutine[Any, Any, Report]) -> Report:
-    """SIGTERM and SIGINT end the run as its end does: no driver is left behind."""
-    task = asyncio.ensure_future(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await task
+def _leave(number: int, frame: object) -> None:
+    """Before the first driver and after the last there is nothing to end; a configuration's own `atexit` still runs."""
+    raise SystemExit(2)
 
 
 def _configuration(path: Path | None, endpoint: str) -> Config:

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as made_by
@@ -193,9 +194,15 @@ def _hook(value: Any, where: str) -> Hook:
 
 def _load_python(path: Path) -> Config:
     names: dict[str, Any] = {"__file__": str(path), "__name__": "graf_driver_sanity_config"}
-    exec(compile(path.read_text(), str(path), "exec"), names)  # noqa: S102 - the author's own file, as pytest's conftest
-    config = names.get("config")
-    config = config() if callable(config) else config
+    text = path.read_text()
+    try:
+        exec(compile(text, str(path), "exec"), names)  # noqa: S102 - the author's own file, as pytest's conftest
+        config = names.get("config")
+        config = config() if callable(config) else config
+    except Exception as error:
+        line = next((frame.lineno for frame in reversed(traceback.extract_tb(error.__traceback__))
+                     if frame.filename == str(path)), 0)  # fmt: skip
+        raise ConfigError(f"{path} raised {type(error).__name__} at line {line}: {error}") from error
     if not isinstance(config, Config):
         raise ConfigError(f"{path} defines no `config`, a graf_driver_sanity.Config or a function that returns one")
     return config

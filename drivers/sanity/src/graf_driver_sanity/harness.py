@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import time
@@ -120,8 +121,10 @@ class End:
         if self._channel is not None:
             await self._channel.close()
         if self.launcher is not None:
-            await self.launcher.stop()
-            self.launcher.cleanup()
+            try:
+                await self.launcher.stop()
+            finally:
+                self.launcher.cleanup()
 
 
 class Harness:
@@ -132,6 +135,7 @@ class Harness:
         self.site = End(config.site, config)
         self.peer = End(config.peer, config) if config.peer else None
         self.epoch = 0
+        self.version = ""
         self.capabilities: frozenset[Capability] = frozenset()
         self._peer_active = False
         self._holder: End | None = None  # who was ACTIVE last, and so has every acknowledged write
@@ -143,6 +147,7 @@ class Harness:
         if self.peer is not None:
             await self.peer.open()
         info = await self.site.call("GetInfo", pb.GetInfoRequest())
+        self.version = str(info.vendor_version)
         known = {int(capability) for capability in Capability if capability}
         self.capabilities = frozenset(Capability(number) for number in info.capabilities if number in known)
         await self._read_epoch()
@@ -155,15 +160,19 @@ class Harness:
         await self._read_epoch()
 
     async def close(self) -> None:
-        """Fences both sites, and ends what was started."""
-        for end in self.ends:
-            try:
-                if end.launcher is None or end.launcher.alive():
-                    await self.ensure("FENCED", end=end, epoch=self.next_epoch())
-            except (Refused, Violation, CannotCheck):
-                pass
-            finally:
-                await end.close()
+        """Fences both sites, and ends what was started: whatever one site's end meets, the other one is ended too."""
+        async with contextlib.AsyncExitStack() as stack:
+            for end in reversed(self.ends):
+                stack.push_async_callback(self._close, end)
+
+    async def _close(self, end: End) -> None:
+        try:
+            if end.launcher is None or end.launcher.alive():
+                await self.ensure("FENCED", end=end, epoch=self.next_epoch())
+        except (Refused, Violation, CannotCheck):
+            pass
+        finally:
+            await end.close()
 
     @property
     def ends(self) -> tuple[End, ...]:

@@ -54,7 +54,13 @@ class Process:
         self._cwd = cwd
         self._endpoint = endpoint or f"unix:{root}/d.sock"
         socket = self._endpoint.removeprefix("unix:")
-        own = {"GRAF_DRIVER_SOCKET": socket, "GRAF_DRIVER_STATE_DIR": str(root / "state")}
+        temporary = root / "tmp"  # what a killed driver could not take away goes with the kit's folder
+        temporary.mkdir()
+        own = {
+            "GRAF_DRIVER_SOCKET": socket,
+            "GRAF_DRIVER_STATE_DIR": str(root / "state"),
+            "TMPDIR": str(temporary),
+        }
         self._environment = {**os.environ, **own, **environment}
         self._log = root / "log"
         self._process: asyncio.subprocess.Process | None = None

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
+
+import grpc
 
 from graf_driver_sanity.config import Config
-from graf_driver_sanity.harness import Harness, Refused
+from graf_driver_sanity.harness import Harness, HookError, Refused
 from graf_driver_sanity.registry import CannotCheck, Check, Violation, all_checks
 from graf_driver_sanity.requirements import REQUIREMENTS
+
+STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_NOTHING_LEFT: Final = "what the kit itself promises: it leaves nothing behind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,7 @@ class Report:
             "unproved": [asdict(one) for one in self.unproved],
             "skipped": [asdict(skip) for skip in self.skipped],
             "failures": [asdict(failure) for failure in self.failures],
+            "seconds": self.seconds,
         }
 
 
@@ -91,6 +100,13 @@ def in_words(report: Report) -> str:
         + (f", {len(report.unproved)} guarantees NOT PROVED" if report.unproved else "")
     )
     return "\n".join(lines)
+
+
+def in_a_line(error: Exception) -> str:
+    """An error for a report: what the kit raises is a sentence, anything else needs its kind too."""
+    if isinstance(error, Violation | Refused | HookError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def reason_to_skip(one: Check, harness: Harness) -> str:
@@ -139,11 +155,11 @@ async def run(
     try:
         try:
             await harness.open()
-        except (Violation, Refused, OSError) as error:
-            report.failures.append(
-                Failure("start", "GD-INFO-001", str(error), "start the command by hand and look at its output")
-            )
+        except Exception as error:
+            report.failures.append(_not_started(error))
             return report
+        finally:
+            report.version = harness.version
         for one in chosen:
             began = time.monotonic()
             outcome = await _run_one(one, harness, report)
@@ -151,8 +167,18 @@ async def run(
             _note_unproved(one, harness, report)
             told(one.id, outcome)
     finally:
-        await harness.close()
+        try:
+            await harness.close()
+        except Exception as error:  # the findings so far are worth more than a clean end
+            report.failures.append(Failure("end", _NOTHING_LEFT, in_a_line(error), "end by hand what is left of it"))
     return report
+
+
+def _not_started(error: Exception) -> Failure:
+    if isinstance(error, Refused) and error.code is grpc.StatusCode.INVALID_ARGUMENT:
+        fix = "the driver runs and refuses its parameters: correct those of site (and of peer) in the configuration"
+        return Failure("start", "GD-VALID-001", str(error), fix)
+    return Failure("start", "GD-INFO-001", in_a_line(error), "start the command by hand and look at its output")
 
 
 def _note_unproved(one: Check, harness: Harness, report: Report) -> None:
@@ -177,8 +203,12 @@ async def _run_one(one: Check, harness: Harness, report: Report) -> str:
         return f"skipped: {cannot}"
     except (Violation, Refused) as error:
         seen = str(error)
-    except TimeoutError:
-        seen = f"the check did not end within {limit_s:g} s"
+    except TimeoutError as error:  # the kit's own has no words; a hook's says what it waited for
+        seen = str(error) or f"the check did not end within {limit_s:g} s"
+    except Exception as error:
+        # A hook of the author's that raised, a disk that is full: one check's finding, not the end of the run, which
+        # would take the outcome of all others with it.
+        seen = f"the check could not be carried through: {in_a_line(error)}"
     if not seen:
         report.passed.append(one.id)
         return "passed"
@@ -188,6 +218,35 @@ async def _run_one(one: Check, harness: Harness, report: Report) -> str:
     return f"failed: {seen}"
 
 
+async def until_told_to_stop(work: Coroutine[Any, Any, Report]) -> Report:
+    """Lets SIGTERM, SIGINT and SIGHUP end a run as its own end does: no driver and no folder is left behind.
+
+    Raises:
+        CancelledError: one of them came; all that the run had started was ended.
+    """
+    task = asyncio.ensure_future(work)
+
+    def stop() -> None:
+        # Once: a second one, of a hand without patience, would cut the clean end short and leave the drivers running.
+        if not task.cancelling():
+            sys.stderr.write("graf-driver-sanity: stopping; what it started is fenced and ended first\n")
+            sys.stderr.flush()
+            task.cancel()
+
+    for number in STOPS:
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return await task
+
+
 def run_sync(config: Config, only: Collection[str] = ()) -> Report:
-    """As `run`, for callers without an event loop."""
-    return asyncio.run(run(config, only))
+    """As `run`, for callers without an event loop. A signal to stop ends it cleanly and is a KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        return asyncio.run(run(config, only))
+    before = {number: signal.getsignal(number) for number in STOPS}
+    try:
+        return asyncio.run(until_told_to_stop(run(config, only)))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
