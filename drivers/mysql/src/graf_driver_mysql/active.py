@@ -233,6 +233,7 @@ class Active:
             raise NotActiveError("only an active server can be quiesced, this one is not")
         control = self.backend.control
         if self.backend.mode is Mode.ACTIVE:
+            await self._have_a_position()
             await self._shut()
             self.backend.mode = Mode.QUIESCED
         scope = self.backend.parameters.scope
@@ -244,6 +245,15 @@ class Active:
         _, logged, _ = await positions(control)
         self.backend.changed()
         return str(logged)
+
+    async def _have_a_position(self) -> None:
+        """A server to which nobody has written has no position to give: it writes something of its own first.
+
+        A set of more than one has had the probe of its growth, so nothing is waited for here.
+        """
+        _, logged, _ = await positions(self.backend.control)
+        if not logged and len(self.in_force) <= 1:
+            await self.backend.control.run(self._probe_statement)
 
     async def unquiesce(self) -> None:
         """Accepts writes again, as before."""
