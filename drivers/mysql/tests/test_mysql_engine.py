@@ -40,6 +40,16 @@ def test_what_is_beyond_another_set_is_told_in_ranges(mine: str, theirs: str, ex
     assert GtidSet.parse(theirs).covers(GtidSet.parse(mine)) is (extra == ())
 
 
+def test_the_transactions_of_two_servers_that_sessions_own_are_told_apart() -> None:
+    """As MySQL writes it, with no comma between the servers (met at a standby that applied both)."""
+    first, second = "92b1e3e8-ec39-11f1-bf74-02fc00000001", "93b77edc-ec39-11f1-aba4-02fc00000001"
+    for owners in ("47", "4", "493"):
+        owned = GtidSet.parse(f"{first}:3#{owners}:4#12{second}:1#{owners}")
+        assert owned == GtidSet.parse(f"{first}:3-4,{second}:1")
+        assert owned == GtidSet.parse(f"{first}:3#{owners}:4#12,\n{second}:1#{owners}")
+        assert owned == GtidSet.parse(f"{second}:1#{owners}{first}:3#1:4#{owners}")
+
+
 def test_sets_join_and_count_and_read_what_sessions_own() -> None:
     owned = GtidSet.parse(f"{EAST}:6#12:7#13, {WEST}:1#4")
     whole = GtidSet.parse(f"{EAST.upper()}:1-5").merged(owned)

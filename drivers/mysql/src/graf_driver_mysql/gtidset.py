@@ -17,6 +17,8 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _TAG = re.compile(r"[a-z_][a-z0-9_]{0,31}", re.IGNORECASE)
 _INTERVAL = re.compile(r"([1-9][0-9]*)(?:-([1-9][0-9]*))?")
 _OWNER = re.compile(r"#[0-9]+")
+# Owned by transactions of two servers, the second name follows the first one's owner without a comma (met).
+_OWNER_AND_NEXT = re.compile(rf"#[0-9]+?(?={_UUID.pattern}:)")
 Interval = tuple[int, int]
 
 
@@ -52,7 +54,7 @@ class GtidSet(History):
     def parse(cls, text: str) -> GtidSet:
         """Reads ``gtid_executed``, ``Retrieved_Gtid_Set`` or ``gtid_owned``; raises ValueError that names the text."""
         found: dict[str, list[Interval]] = {}
-        for part in _OWNER.sub("", "".join(text.split())).split(","):
+        for part in _OWNER.sub("", _OWNER_AND_NEXT.sub(",", "".join(text.split()))).split(","):
             if not part:
                 continue
             uuid, *rest = part.split(":")
