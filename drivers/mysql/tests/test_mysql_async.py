@@ -97,6 +97,7 @@ async def test_a_standby_whose_copy_may_be_older_than_declared_says_so_and_the_a
         site.parameters["rpoSeconds"] = 2.0
     await up(lab)
     write(lab.east, 1)
+    await lab.until("the row is at west", lambda: lab.west.position() == lab.east.position())
 
     async def fresh() -> bool:
         status = await lab.west.status()

@@ -224,8 +224,13 @@ async def test_verdicts_of_a_returning_site(lab: Any) -> None:
         return told[-1]
 
     assert await known() is Verdict.EMPTY
-    resynced = await lab.west.driver.resync(lab.west.spec, lab.east.peer(), ResyncStrategy.UNSPECIFIED, 1)
-    assert resynced.archive == ""
+
+    async def resynced() -> bool:
+        answer = await lab.west.driver.resync(lab.west.spec, lab.east.peer(), ResyncStrategy.UNSPECIFIED, 1)
+        assert answer.archive == ""
+        return bool(answer.progress.completed)
+
+    await lab.until("west has what east has", resynced, 30)
     await lab.west.promotable()
     assert await known() is Verdict.CLEAN
     await lab.west.once(Role.INVALIDATED, 1, other=Role.ACTIVE)
