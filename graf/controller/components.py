@@ -60,6 +60,8 @@ STATUS_FRESH_NS = 5_000 * MILLISECOND_NS
 # What a driver may ask for at most between two calls.
 RETRY_LAST_S = 5.0
 LONGEST_RPO_S = 1e9
+# How long a planned move waits for a component to come to rest, and for its successor's proof.
+REST_S, LONGEST_REST_S = 2.0, 3600.0
 
 
 def limit_s(parameters: Mapping[str, Any]) -> float | None:
@@ -68,6 +70,14 @@ def limit_s(parameters: Mapping[str, Any]) -> float | None:
     if not isinstance(limit, int | float) or isinstance(limit, bool):
         return None
     return min(float(limit), LONGEST_RPO_S)
+
+
+def rest_s(parameters: Mapping[str, Any]) -> float:
+    """How long a planned move waits for a component: by convention of slow copies their parameter `quiesceSeconds`."""
+    wanted = parameters.get("quiesceSeconds")
+    if not isinstance(wanted, int | float) or isinstance(wanted, bool):
+        return REST_S
+    return min(max(float(wanted), REST_S), LONGEST_REST_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +173,11 @@ class Component:
         if status is None or status.lag_seconds < 0:
             return 0
         return max(0, int((limit - status.lag_seconds) * 1000) - self.status_age_ns // MILLISECOND_NS)
+
+    @property
+    def rest_s(self) -> float:
+        """How long a planned move waits for it to come to rest, in seconds."""
+        return rest_s(self.wiring.parameters)
 
     @property
     def last_error(self) -> str:

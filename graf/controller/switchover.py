@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from graf.api.values import Reason, Role, Stage
 from graf.controller.calls import CallFailedError
-from graf.controller.components import Wanted
+from graf.controller.components import REST_S, Wanted
 from graf.core import handover
 from graf.core import handover_effects as effects
 from graf.core.handover_rules import Handover, Phase
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("graf.switchover")
 
-QUIESCE_TIMEOUT_S = 2.0
-PREPARE_TIMEOUT_S = 2.0
+UNQUIESCE_TIMEOUT_S = 2.0
+ANSWER_S = 1.0
 TAKE_OVER_TIMEOUT_S = 15.0
 # What only tells somebody: a hand-over goes on without it.
 TELLING = (effects.Report, effects.RecordRefusal, effects.RecordRelease, effects.Ended)
@@ -186,9 +186,7 @@ class Switchover:
 
     async def _quiesce(self, effect: effects.Quiesce) -> Event:
         data, config = self._data, self._agent.config
-        results = await asyncio.gather(
-            *(c.quiesce(effect.epoch, QUIESCE_TIMEOUT_S) for c in data), return_exceptions=True
-        )
+        results = await asyncio.gather(*(c.quiesce(effect.epoch, c.rest_s) for c in data), return_exceptions=True)
         positions: dict[str, str] = {}
         failures: list[str] = []
         for component, result in zip(data, results, strict=True):
@@ -218,7 +216,7 @@ class Switchover:
         )
 
     async def _proof_limit(self, number: int) -> Event:
-        await asyncio.sleep(PREPARE_TIMEOUT_S)
+        await asyncio.sleep(max([REST_S, *(c.rest_s for c in self._data)]))
         return lambda state: handover.proof_timed_out(
             state, self._agent.config, number, self._lease_epoch, time.monotonic_ns()
         )
@@ -227,7 +225,7 @@ class Switchover:
         problems: list[str] = []
         for component in self._data:
             try:
-                await component.unquiesce(effect.epoch, QUIESCE_TIMEOUT_S)
+                await component.unquiesce(effect.epoch, UNQUIESCE_TIMEOUT_S)
             except CallFailedError as error:
                 problems.append(str(error))
         return lambda state: handover.rolled_back(
@@ -293,7 +291,7 @@ class Switchover:
                 problems.append(f"{name} is not a component here")
                 continue
             try:
-                reached, message = await component.await_position(position, PREPARE_TIMEOUT_S / 2)
+                reached, message = await component.await_position(position, component.rest_s - ANSWER_S)
             except CallFailedError as error:
                 reached, message = False, str(error)
             if not reached:

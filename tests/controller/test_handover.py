@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,12 @@ ORDER = Order("op", "Switchover", "west", "test")
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = World(tmp_path)
     await world.start()
+    await ready(world)
+    yield world
+    await world.close()
+
+
+async def ready(world: World) -> None:
     await until("east serves", lambda: world.served_by() == ["east"])
     await until(
         "west is in the synchronous set",
@@ -33,8 +40,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     )
     await until("west can take over", lambda: world.sites["west"].agent.status().promotable)
     await until("no voter keeps restart silence", world.voters_speak)
-    yield world
-    await world.close()
 
 
 def updates_of(world: World) -> list[manager_pb2.OperationUpdate]:
@@ -54,6 +59,24 @@ async def test_a_gate_that_cannot_be_proved_shut_rolls_the_switchover_back(world
     assert east.agent.epoch == 1
     assert not east.agent.switchover.running
     assert "could not be proved shut" in updates[-1].message
+
+
+@pytest.mark.parametrize(("parameters", "moves"), [({}, False), ({"quiesceSeconds": 20.0}, True)])
+async def test_a_copy_that_takes_its_time_has_as_much_as_it_declares(
+    tmp_path: Path, parameters: dict[str, float], moves: bool
+) -> None:
+    slow = World(tmp_path, parameters=parameters)
+    await slow.start()
+    await ready(slow)
+    updates = updates_of(slow)
+    slow.sites["east"].db.rests_after = time.monotonic() + 3.0
+    slow.sites["east"].agent.switchover.start(ORDER)
+    if moves:
+        await until("west serves", lambda: slow.served_by() == ["west"])
+    else:
+        await until("rolled back", lambda: any(u.state == "RolledBack" for u in updates))
+        assert "the last copy" in updates[-1].message
+    await slow.close()
 
 
 async def test_data_lost_behind_an_unknown_gate_moves_only_after_the_lease(world: World) -> None:

@@ -92,6 +92,7 @@ class Backend:
 
     Attributes:
         world: The same component elsewhere, by site: who follows whom is looked up there.
+        rests_after: Until then it is not at rest, by the machine's monotonic clock in seconds.
         refusal: Why it refuses to be Active, whatever it tells of its data.
         lag_s: How far a standby says that it is behind; above its RPO, 5 s, it is not promotable.
     """
@@ -112,6 +113,7 @@ class Backend:
     stale_refused: int = 0
     hang: bool = False
     refusal: str = ""
+    rests_after: float = 0.0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -187,6 +189,8 @@ class MemoryDriver(driver_pb2_grpc.ComponentServicer, driver_pb2_grpc.IdentitySe
         await self._guard(request.epoch, context)
         self.backend.quiesced = True
         self.backend.notify()
+        if time.monotonic() < self.backend.rests_after:
+            return pb.QuiesceResponse(progress=pb.Progress(retry_after_ms=50, message="the last copy"))
         return pb.QuiesceResponse(progress=pb.Progress(completed=True), position="p")
 
     async def Unquiesce(self, request: pb.UnquiesceRequest, context: grpc.aio.ServicerContext) -> pb.UnquiesceResponse:  # type: ignore[override,type-arg]

@@ -12,8 +12,8 @@ from typing import Any, Final
 from graf_driver_sdk.types import FieldProblem
 
 _KNOWN: Final = (
-    "directory", "endpoint", "listen", "tls", "mode", "intervalSeconds", "rpoSeconds", "keep", "bandwidthKiBps",
-    "hooks", "repository",
+    "directory", "endpoint", "listen", "tls", "mode", "intervalSeconds", "rpoSeconds", "quiesceSeconds", "keep",
+    "bandwidthKiBps", "hooks", "repository",
 )  # fmt: skip
 _TLS: Final = ("caFile", "certFile", "keyFile", "name")
 _HOOKS: Final = ("freeze", "thaw", "timeoutSeconds")
@@ -205,6 +205,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Parameters | None, list[FieldProblem]
     scheduled = mode == Mode.SCHEDULED
     # Of a repository restic is started for each generation, at both sites.
     interval_s, rpo_s = (300.0, 900.0) if scheduled else (1.0, 60.0) if repository is None else (10.0, 300.0)
+    read.number("quiesceSeconds", 2, 3_600, 2)  # for the controllers
     parameters = Parameters(
         directory=directory,
         host=host,

@@ -13,7 +13,7 @@ MODE: Final = "volsync"
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _CRON: Final = re.compile(r"(@(yearly|monthly|weekly|daily|hourly))|(\S+(\s+\S+){4})")
 _EVERY: Final = re.compile(r"\*/(\d+)( \*){4}")
-TOP: Final = frozenset({"mode", "rpoSeconds", "volsync"})
+TOP: Final = frozenset({"mode", "rpoSeconds", "quiesceSeconds", "volsync"})
 OWN: Final = frozenset({"namespace", "source", "name", "copyMethod", "mover", "schedule", "destination", "kubeconfig"})
 MOVER: Final = frozenset({"type", "keySecret", "address", "port"})
 DESTINATION: Final = frozenset(
@@ -115,6 +115,9 @@ def read(raw: Mapping[str, Any]) -> tuple[VolSync | None, list[FieldProblem]]:
     if isinstance(rpo, bool) or not isinstance(rpo, int | float) or not 1 <= rpo <= 604_800:
         problem("rpoSeconds", f"{rpo!r} is no number from 1 to 604800", "seconds that may be lost")
         rpo = 900
+    rest = raw.get("quiesceSeconds", 2)  # for the controllers
+    if isinstance(rest, bool) or not isinstance(rest, int | float) or not 2 <= rest <= 3_600:
+        problem("quiesceSeconds", f"{rest!r} is no number from 2 to 3600", "seconds that a planned move may take")
     every = _EVERY.fullmatch(schedule) if isinstance(schedule, str) else None
     if every is not None and rpo <= _PERIODS * 60 * int(every[1]):
         cause = f"{rpo:g} s cannot be kept with a copy every {every[1]} min"
