@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,9 @@ def configuration(folder: Path, variant: Variant | None = None, budget: Budget =
     def wipe(site: str, value: str) -> None:
         (folder / site / "writes.json").unlink(missing_ok=True)
 
+    def archived(site: str, value: str) -> str:
+        return " ".join(json.loads(Path(value).read_text()))
+
     parameters: dict[str, Any] = {"dataDir": str(folder / "east"), "password": PASSWORD, **variant.parameters}
     return Config(
         name=variant.name,
@@ -59,7 +63,7 @@ def configuration(folder: Path, variant: Variant | None = None, budget: Budget =
             Invalid("colour", {"colour": "red"}),
         ),
         secrets=(PASSWORD,),
-        hooks={"write": write, "read": read, "wipe": wipe},
+        hooks={"write": write, "read": read, "wipe": wipe, "archived": archived},
         budget=budget,
     )
 
@@ -113,3 +117,17 @@ async def test_a_run_with_all_hooks_leaves_nothing_unproved(tmp_path: Path) -> N
     report = await run(configuration(tmp_path, budget=Budget(short_lease_s=0.5)), only=guarding)
     assert (report.failures, report.skipped, report.unproved) == ([], [], [])
     assert "NOT PROVED" not in in_words(report)
+
+
+async def test_a_hook_that_fails_costs_one_check_and_says_what_it_said(tmp_path: Path) -> None:
+    """The report of all others is kept."""
+
+    def failing(site: str, value: str) -> str:
+        raise ConnectionError("no route to the client")
+
+    whole = configuration(tmp_path)
+    broken = replace(whole, hooks={**whole.hooks, "read": failing})
+    report = await run(broken, only={"role-write-survives-fencing", "role-active-accepts-write"})
+    assert report.passed == ["role-active-accepts-write"]
+    (failure,) = report.failures
+    assert failure.seen == "hook read failed: ConnectionError: no route to the client"

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from graf_driver_sdk.redact import secrets_of
 
 from graf_driver_sanity.launch import Launcher
 
 # A Python hook: (site, value) -> what it found; raises when the component refused.
 Hook = Callable[[str, str], Awaitable[str | None] | str | None] | tuple[str, ...]
-HOOKS: Final = ("write", "read", "wipe", "break")
+HOOKS: Final = ("write", "read", "wipe", "break", "archived")
+# A shorter text is found by accident.
+_RECOGNISABLE: Final = 8
 _TOP: Final = ("name", "group", "component", "site", "peer", "peers", "invalid", "secrets", "hooks", "budget", "skip",
                "unreachable_peer")  # fmt: skip
 _SIDE: Final = ("name", "endpoint", "command", "environment", "parameters", "directory", "launcher")
@@ -101,6 +104,13 @@ class Config:
     budget: Budget = Budget()
     skip: Mapping[str, str] = made_by(default_factory=dict)
     unreachable_peer: Mapping[str, Any] | None = None
+
+    @property
+    def all_secrets(self) -> tuple[str, ...]:
+        """Those that are configured, and those that the contract calls secret by the parameter's name."""
+        sides = (self.site, self.peer) if self.peer is not None else (self.site,)
+        named = {text for side in sides for text in secrets_of(side.parameters) if len(text) >= _RECOGNISABLE}
+        return tuple(dict.fromkeys((*self.secrets, *sorted(named))))
 
 
 def load(path: Path, endpoint: str = "") -> Config:

@@ -121,7 +121,7 @@ def reason_to_skip(one: Check, harness: Harness) -> str:
         "process": config.site.startable,
         "peer": config.peer is not None,
         "invalid": bool(config.invalid),
-        "secrets": bool(config.secrets),
+        "secrets": bool(config.all_secrets),
         "unreachable": config.unreachable_peer is not None,
     }
     words = {
@@ -203,11 +203,13 @@ async def _run_one(one: Check, harness: Harness, report: Report) -> str:
         return f"skipped: {cannot}"
     except (Violation, Refused) as error:
         seen = str(error)
-    except TimeoutError as error:  # the kit's own has no words; a hook's says what it waited for
+    except HookError as error:
+        seen = str(error)
+    except TimeoutError as error:  # the kit's own has no words; a launcher's says what it waited for
         seen = str(error) or f"the check did not end within {limit_s:g} s"
     except Exception as error:
-        # A hook of the author's that raised, a disk that is full: one check's finding, not the end of the run, which
-        # would take the outcome of all others with it.
+        # A launcher of the author's that raised, a disk that is full: one check's finding, not the end of the run,
+        # which would take the outcome of all others with it.
         seen = f"the check could not be carried through: {in_a_line(error)}"
     if not seen:
         report.passed.append(one.id)
