@@ -14,6 +14,7 @@ import grpc
 from google.protobuf import struct_pb2, text_format
 from graf_driver_sdk.calls import EPOCH_KEY, REASON_KEY
 from graf_driver_sdk.client import CHANNEL_OPTIONS
+from graf_driver_sdk.tls import ClientTls, TlsFiles
 from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
 from graf_driver_sdk.v1 import driver_pb2_grpc
@@ -83,14 +84,19 @@ class End:
                 if dead or time.monotonic() > ends:
                     log = self.launcher.log()[-600:] if self.launcher else ""
                     how = "it ended" if dead else f"no answer within {self.config.budget.start_s:g} s"
-                    raise Violation(f"the driver at {self.endpoint} does not start: {how} ({refused}) {log}") from None
+                    what = "does not start" if self.launcher else "does not answer"
+                    raise Violation(f"the driver at {self.endpoint} {what}: {how} ({refused}) {log}".strip()) from None
             await asyncio.sleep(0.05)
 
     async def connect(self) -> None:
         """A new connection."""
         if self._channel is not None:
             await self._channel.close()
-        self._channel = grpc.aio.insecure_channel(self.endpoint, options=CHANNEL_OPTIONS)
+        if (tls := self.side.tls) is None:
+            self._channel = grpc.aio.insecure_channel(self.endpoint, options=CHANNEL_OPTIONS)
+        else:
+            client = ClientTls(TlsFiles.load(tls.directory), tls.server_name)
+            self._channel = client.open(self.endpoint, CHANNEL_OPTIONS)
         self.identity: Any = driver_pb2_grpc.IdentityStub(self._channel)
         self.component: Any = driver_pb2_grpc.ComponentStub(self._channel)
 

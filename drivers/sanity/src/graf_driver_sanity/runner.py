@@ -20,6 +20,7 @@ from graf_driver_sanity.requirements import REQUIREMENTS
 
 STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NOTHING_LEFT: Final = "what the kit itself promises: it leaves nothing behind"
+START: Final = "start"  # stands for the id of a check when the driver could not be reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,17 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Unproved:
-    """A guarantee that the driver declares and this run did not look at: what a driver could do, and pass."""
+    """A guarantee that the driver declares and this run did not look at: what a driver could do, and pass.
+
+    Attributes:
+        accepted: the configuration's own reason under `skip`; "" when nobody has decided to do without it.
+    """
 
     id: str
     requirement: str
     passes: str
     reason: str
+    accepted: str = ""
 
 
 @dataclass(slots=True)
@@ -67,6 +73,16 @@ class Report:
         """How many there are."""
         return len(self.passed) + len(self.failures) + len(self.skipped)
 
+    @property
+    def could_start(self) -> bool:
+        """Whether there was a driver to check at all."""
+        return all(failure.id != START for failure in self.failures)
+
+    @property
+    def kept(self) -> bool:
+        """Whether nothing was broken, and all that is declared was looked at or is left out on purpose."""
+        return not self.failures and all(one.accepted for one in self.unproved)
+
     def as_json(self) -> dict[str, Any]:
         """For machines."""
         return {
@@ -75,6 +91,7 @@ class Report:
             "checks": self.checks,
             "passed": len(self.passed),
             "failed": len(self.failures),
+            "kept": self.kept,
             "unproved": [asdict(one) for one in self.unproved],
             "skipped": [asdict(skip) for skip in self.skipped],
             "failures": [asdict(failure) for failure in self.failures],
@@ -94,6 +111,8 @@ def in_words(report: Report) -> str:
             f"  {one.passes} would have passed: {one.id} ({one.requirement}) was not run: {one.reason}"
             for one in report.unproved
         ]
+        if any(not one.accepted for one in report.unproved):
+            lines.append("  do:   configure what is missing, or say under `skip` why it cannot be looked at here")
     lines.append(
         f"{report.driver}: {report.checks} checks, {len(report.passed)} passed, {len(report.failures)} failed, "
         f"{len(report.skipped)} skipped"
@@ -156,7 +175,7 @@ async def run(
         try:
             await harness.open()
         except Exception as error:
-            report.failures.append(_not_started(error))
+            report.failures.append(_not_started(error, config))
             return report
         finally:
             report.version = harness.version
@@ -174,17 +193,23 @@ async def run(
     return report
 
 
-def _not_started(error: Exception) -> Failure:
+def _not_started(error: Exception, config: Config) -> Failure:
     if isinstance(error, Refused) and error.code is grpc.StatusCode.INVALID_ARGUMENT:
         fix = "the driver runs and refuses its parameters: correct those of site (and of peer) in the configuration"
-        return Failure("start", "GD-VALID-001", str(error), fix)
-    return Failure("start", "GD-INFO-001", in_a_line(error), "start the command by hand and look at its output")
+        return Failure(START, "GD-VALID-001", str(error), fix)
+    seen, fix = in_a_line(error), "start the command by hand and look at its output"
+    if isinstance(error, OSError) and error.strerror:
+        seen = f"{error.filename or 'the command'} cannot be started: {error.strerror}"
+    if not config.site.startable:
+        fix = "look whether a driver serves graf.driver.v1 there, with or without TLS as you say it does (--tls-dir)"
+    return Failure(START, "GD-INFO-001", seen, fix)
 
 
 def _note_unproved(one: Check, harness: Harness, report: Report) -> None:
     skip = report.skipped[-1] if report.skipped else None
     if skip is not None and skip.id == one.id and one.guards & harness.capabilities:
-        report.unproved.append(Unproved(one.id, ", ".join(one.requirements), one.unproved, skip.reason))
+        accepted = harness.config.skip.get(one.id, "")
+        report.unproved.append(Unproved(one.id, ", ".join(one.requirements), one.unproved, skip.reason, accepted))
 
 
 async def _run_one(one: Check, harness: Harness, report: Report) -> str:
