@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+from google.protobuf.unknown_fields import UnknownFieldSet
 from graf_driver_fake.backend import Component, peer_writes
 from graf_driver_fake.driver import FakeDriver
 from graf_driver_sdk import convert
 from graf_driver_sdk.epoch import EpochGuard
 from graf_driver_sdk.errors import PreconditionError, StaleEpochError, UnsupportedError
 from graf_driver_sdk.lanes import Lane, Lanes
-from graf_driver_sdk.server import DriverServer, Limits
+from graf_driver_sdk.server import ComponentService, DriverServer, Limits
 from graf_driver_sdk.types import (
     Assessment,
     Capability,
@@ -39,6 +41,7 @@ from graf_driver_sdk.types import (
     Status,
     Verdict,
 )
+from graf_driver_sdk.v1 import driver_pb2 as pb
 
 LIMITS = Limits(refresh_s=0.5, patience_s=0.5, grace_s=0.1)
 
@@ -1088,3 +1091,96 @@ add(
         lambda seen: {"promotable": True, "promotable_reason": ""} if seen.role is Role.FENCED else {}
     ),
 )
+
+# --- one of each requirement that no variant above breaks
+
+
+class ForgottenGuard(EpochGuard):
+    """Takes no epoch again that it had seen before a restart."""
+
+    def _compare(self, group: str, component: str, epoch: int, highest: int) -> None:
+        before = self.__dict__.setdefault("before", {}).setdefault((group, component), highest)
+        super()._compare(group, component, epoch - 1 if epoch == before else epoch, highest)
+
+    def known(self, group: str, component: str) -> int | None:
+        return None
+
+
+GET_STATUS = ComponentService.GetStatus
+
+
+async def strict_status(self: ComponentService, request: pb.GetStatusRequest, context: Any) -> pb.ComponentStatus:
+    if len(UnknownFieldSet(request)):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there is a field that nobody knows")
+    return await GET_STATUS(self, request, context)
+
+
+def open_until_the_lease_ends(self: Component) -> bool:
+    return (self.lease_deadline_ns or 0) > time.monotonic_ns() and not self.quiesced
+
+
+async def own_notation(self: FakeDriver, spec: Spec, epoch: int) -> Quiesced:
+    answer = await FakeDriver.quiesce(self, spec, epoch)
+    return dataclasses.replace(answer, position=f"east:{answer.position}")
+
+
+class OneResync(FakeDriver):
+    """What is done is refused the second time."""
+
+    done = 0
+
+    async def resync(self, spec: Spec, active: Peer, strategy: ResyncStrategy, epoch: int) -> Resynced:
+        if self.done == epoch:
+            raise PreconditionError("it was resynced in this epoch already")
+        self.done = epoch
+        return await super().resync(spec, active, strategy, epoch)
+
+
+def newest_watch_only(server: DriverServer) -> None:
+    """A watch is told of changes until the next one begins."""
+    watcher = server._component._watcher
+    statuses = watcher.statuses
+    begun: list[object] = []
+
+    async def mine(spec: Spec) -> Any:
+        own = object()
+        begun.append(own)
+        first = True
+        async for status in statuses(spec):
+            if first or begun[-1] is own:
+                yield status
+            first = False
+
+    watcher.statuses = mine  # type: ignore[method-assign]
+
+
+def one_ends_all(server: DriverServer) -> None:
+    """A watch that is cancelled ends the others."""
+    watcher = server._component._watcher
+    statuses = watcher.statuses
+    ended: list[int] = []
+
+    async def shared(spec: Spec) -> Any:
+        before = len(ended)
+        try:
+            async for status in statuses(spec):
+                if len(ended) > before:
+                    return
+                yield status
+        finally:
+            ended.append(1)
+
+    watcher.statuses = shared  # type: ignore[method-assign]
+
+
+add("a field that it does not know is an error", "call-unknown-field-get-status",
+    patches={"graf_driver_sdk.server.ComponentService.GetStatus": strict_status})  # fmt: skip
+add("a restart makes the epoch stale", "crash-active-comes-back", guard=ForgottenGuard)
+add("FENCED leaves the gate to its lease", "gate-fenced-shuts",
+    patches={"graf_driver_fake.backend.Component.accepting": property(open_until_the_lease_ends)})  # fmt: skip
+add("a notation of its own", "position-moves-to-peer", driver=with_methods(quiesce=own_notation))
+add("a resync only once", "resync-ten-times", driver=OneResync)
+add("ACTIVE without an epoch is only stale", "role-active-without-epoch",
+    patches={"graf_driver_sdk.server._check_epoch_given": lenient_role})  # fmt: skip
+add("only the newest watch is told", "watch-several", tweak=newest_watch_only)
+add("a watch that ends takes others with it", "watch-cancelled", tweak=one_ends_all)

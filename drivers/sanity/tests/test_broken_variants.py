@@ -15,10 +15,12 @@ from graf_driver_sanity import Config, run
 from graf_driver_sanity.config import Budget, Invalid, Side
 from graf_driver_sanity.launch import InProcess
 from graf_driver_sanity.registry import all_checks
+from graf_driver_sanity.requirements import REQUIREMENTS
 from graf_driver_sanity.runner import in_words
 
 sys.path.insert(0, str(Path(__file__).parent))
 from broken import LIMITS, VARIANTS, Variant
+from broken_process import PROCESSES
 
 PASSWORD = "correct-horse-battery"
 # A variant may fail late, never by being slow: these only bound how long something is waited for in vain.
@@ -78,6 +80,24 @@ async def test_a_broken_variant_fails_the_check_that_is_named_for_it(
     assert [failure.id for failure in report.failures] == [variant.check], report
     assert report.failures[0].seen
     assert report.failures[0].fix
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+async def test_a_broken_process_fails_the_check_that_is_named_for_it(name: str, tmp_path: Path) -> None:
+    check = PROCESSES[name][1]
+    command = (sys.executable, str(Path(__file__).with_name("broken_process.py")), name)
+    parameters = {"dataDir": str(tmp_path), "password": PASSWORD}
+    report = await run(Config(Side("east", command=command, parameters=parameters)), only={"identity-probe", check})
+    assert report.passed == ["identity-probe"]
+    assert [failure.id for failure in report.failures] == [check], report
+
+
+def test_every_requirement_is_broken_by_a_variant() -> None:
+    """A requirement whose checks have never been seen red proves nothing."""
+    named = {variant.check for variant in VARIANTS} | {check for _, check in PROCESSES.values()}
+    broken = {name for one in all_checks() if one.id in named for name in one.requirements}
+    # The fake has nothing that could break behind its back: the real drivers' runs have the hook.
+    assert set(REQUIREMENTS) - broken == {"GD-STATUS-009"}
 
 
 @pytest.mark.timeout(300)
