@@ -1184,3 +1184,22 @@ add("ACTIVE without an epoch is only stale", "role-active-without-epoch",
     patches={"graf_driver_sdk.server._check_epoch_given": lenient_role})  # fmt: skip
 add("only the newest watch is told", "watch-several", tweak=newest_watch_only)
 add("a watch that ends takes others with it", "watch-cancelled", tweak=one_ends_all)
+
+
+def compared_too_early(server: DriverServer) -> None:
+    """An epoch is compared when the call arrives, and stored when its turn comes."""
+    service = server._component
+    guard = service._guard
+    admit = service._admit
+
+    async def early(key: Any, epoch: int) -> None:
+        if epoch < guard.highest(key.group, key.component):
+            await admit(key, epoch)
+        await asyncio.sleep(0.02)
+        guard._store(key.group, key.component, epoch)
+        guard._highest[key.group, key.component] = epoch
+
+    service._lanes, service._admit = NoLanes(), early  # type: ignore[method-assign]
+
+
+add("an epoch is compared before its turn", "call-falling-epochs-at-once", tweak=compared_too_early)

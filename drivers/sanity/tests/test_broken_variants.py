@@ -151,3 +151,11 @@ async def test_a_hook_that_fails_costs_one_check_and_says_what_it_said(tmp_path:
     assert report.passed == ["role-active-accepts-write"]
     (failure,) = report.failures
     assert failure.seen == "hook read failed: ConnectionError: no route to the client"
+
+
+async def test_without_a_client_the_report_says_whose_word_it_is(tmp_path: Path) -> None:
+    whole = configuration(tmp_path)
+    report = await run(replace(whole, hooks={}, skip={one.id: "not now" for one in all_checks()}))
+    assert (report.kept, report.passed) == (True, [])
+    assert "note: no client was asked" in in_words(report)
+    assert report.as_json()["notes"] == report.notes

@@ -20,6 +20,9 @@ from graf_driver_sanity.requirements import REQUIREMENTS
 
 STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NOTHING_LEFT: Final = "what the kit itself promises: it leaves nothing behind"
+_OWN_WORD: Final = (
+    "no client was asked: that nobody is served while it is not ACTIVE is the driver's own word; configure hooks.write"
+)
 START: Final = "start"  # stands for the id of a check when the driver could not be reached
 
 
@@ -67,6 +70,7 @@ class Report:
     skipped: list[Skip] = field(default_factory=list)
     unproved: list[Unproved] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def checks(self) -> int:
@@ -92,6 +96,7 @@ class Report:
             "passed": len(self.passed),
             "failed": len(self.failures),
             "kept": self.kept,
+            "notes": list(self.notes),
             "unproved": [asdict(one) for one in self.unproved],
             "skipped": [asdict(skip) for skip in self.skipped],
             "failures": [asdict(failure) for failure in self.failures],
@@ -113,6 +118,7 @@ def in_words(report: Report) -> str:
         ]
         if any(not one.accepted for one in report.unproved):
             lines.append("  do:   configure what is missing, or say under `skip` why it cannot be looked at here")
+    lines += [f"note: {note}" for note in report.notes]
     lines.append(
         f"{report.driver}: {report.checks} checks, {len(report.passed)} passed, {len(report.failures)} failed, "
         f"{len(report.skipped)} skipped"
@@ -185,6 +191,8 @@ async def run(
             report.seconds[one.id] = round(time.monotonic() - began, 3)
             _note_unproved(one, harness, report)
             told(one.id, outcome)
+        if not only and "write" not in config.hooks:
+            report.notes.append(_OWN_WORD)
     finally:
         try:
             await harness.close()

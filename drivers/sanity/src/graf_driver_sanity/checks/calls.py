@@ -58,6 +58,28 @@ async def rising_epochs(h: Harness) -> None:
     expect(status.role == ROLES["FENCED"] and not status.accepting, f"it is {role_name(status.role)}")
 
 
+@check("call-falling-epochs-at-once", "GD-CALL-001", "GD-EPOCH-001")
+async def falling_epochs(h: Harness) -> None:
+    """FENCED at once with ACTIVE in lower epochs: once it was admitted none of those takes effect."""
+    for _ in range(3):
+        await h.reach("FENCED")
+        lower = [h.request("ACTIVE", h.next_epoch()) for _ in range(7)]
+        highest = h.next_epoch()
+        codes = await at_once(h, "EnsureRole", [h.request("FENCED", highest), *reversed(lower)])
+        allowed = {grpc.StatusCode.OK, grpc.StatusCode.ABORTED, FORBIDDEN}
+        expect(set(codes) <= allowed, f"codes {sorted(code.name for code in codes)}")
+        if codes[0] is not grpc.StatusCode.OK:
+            continue
+        ends = time.monotonic() + 0.3
+        while time.monotonic() < ends:
+            status = await h.status()
+            seen = (
+                f"FENCED in epoch {highest} was admitted; the status tells {status.epoch}, accepting {status.accepting}"
+            )
+            expect(status.epoch == highest and not status.accepting, seen)
+            await asyncio.sleep(0.02)
+
+
 @check("call-quiesce-and-fence-at-once", "GD-CALL-001", capabilities=(Capability.POSITION,))
 async def quiesce_and_fence(h: Harness) -> None:
     """Quiesce and FENCED at once: whatever the order, nothing is accepted afterwards."""
