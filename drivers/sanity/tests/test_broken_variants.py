@@ -129,7 +129,7 @@ async def test_what_a_driver_declares_and_no_check_has_looked_at_is_told_as_unpr
     assert "NOT PROVED, 2 guarantees that the driver declares:" in words
     assert "a driver that always says promotable, also without any data would have passed" in words
     assert words.splitlines()[-1].endswith("2 guarantees NOT PROVED")
-    assert report.as_json()["unproved"][0].keys() == {"id", "requirement", "passes", "reason"}
+    assert report.as_json()["unproved"][0].keys() == {"id", "requirement", "passes", "reason", "accepted"}
 
 
 async def test_a_run_with_all_hooks_leaves_nothing_unproved(tmp_path: Path) -> None:
