@@ -24,7 +24,9 @@ from graf.author.errors import AuthorError
 from graf.author.vendor import KIT, SDK, pack
 
 NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-DOMAIN: Final = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
+_LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+DOMAIN: Final = re.compile(rf"{_LABEL}(\.{_LABEL})+")
+LONGEST_DOMAIN: Final = 200
 LONGEST_NAME: Final = 40
 DRIVERS: Final = "graf.drivers"
 # Distributions of ours that are no drivers, by what follows `graf-driver-`.
@@ -71,14 +73,23 @@ def check_names(name: str, domain: str) -> Names:
     Raises:
         AuthorError: they cannot be used, or belong to a driver that is installed here.
     """
-    rule = f"Give lower-case letters and digits, in parts joined by one dash, e.g. my-store; at most {LONGEST_NAME}."
+    rule = (
+        f"Give lower-case letters and digits, a letter first, in parts joined by one dash, e.g. {_near(name)}; "
+        f"at most {LONGEST_NAME}. A domain goes into --domain."
+    )
     if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         raise AuthorError(f"{name!r} is no name for a driver", rule)
     if name in _TAKEN or entry_points(group=DRIVERS, name=name):
         raise AuthorError(f"graf-driver-{name} exists already in this installation of GRAF", "Choose another name.")
-    if not DOMAIN.fullmatch(domain):
+    if not DOMAIN.fullmatch(domain) or len(domain) > LONGEST_DOMAIN:
         raise AuthorError(f"{domain!r} is no domain", "Give one that is yours, e.g. --domain example.org.")
     return Names(name, domain)
+
+
+def _near(name: str) -> str:
+    """What the author may have meant."""
+    near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return near if NAME.fullmatch(near) and len(near) <= LONGEST_NAME else "my-store"
 
 
 def create(names: Names, parent: Path, *, lock: bool = True) -> Path:

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graf.crd.driver_rules import STATE_DIR, driver_container, state_path
+from graf.crd.driver_rules import STATE_DIR, driver_container, state_mount, state_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,7 +163,7 @@ def _rule(permission: Permission) -> Document:
 
 
 def _template(driver_class: DriverClass, socket_dir: str) -> Document:
-    template: Document = copy.deepcopy(driver_class.spec.template)
+    template: Document = _without_null(copy.deepcopy(driver_class.spec.template))
     found = driver_container(template)
     if found is None:
         raise ValueError(f"DriverClass {driver_class.name}: spec.template has no container; add one named 'driver'")
@@ -182,7 +182,7 @@ def _template(driver_class: DriverClass, socket_dir: str) -> Document:
     driver.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
     mounts, volumes = driver.setdefault("volumeMounts", []), pod.setdefault("volumes", [])
     environment = driver.setdefault("env", [])
-    if not any(item.get("mountPath") == STATE_DIR for item in mounts):
+    if state_mount(driver) is None:
         path = state_path(driver_class)
         volumes.append({"name": STATE_VOLUME, "hostPath": {"path": path, "type": "DirectoryOrCreate"}})
         mounts.append({"name": STATE_VOLUME, "mountPath": STATE_DIR})
@@ -202,3 +202,10 @@ def _template(driver_class: DriverClass, socket_dir: str) -> Document:
         mounts.append({"name": SOCKET_VOLUME, "mountPath": socket_dir})
         environment.append({"name": "GRAF_DRIVER_SOCKET", "value": f"{socket_dir}/{driver_class.name}.sock"})
     return template
+
+
+def _without_null(value: Any) -> Any:
+    """A field that is there without a value is as one that is left out; an API server sees it so too."""
+    if isinstance(value, dict):
+        return {key: _without_null(item) for key, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value

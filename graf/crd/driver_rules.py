@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,9 @@ def _template(driver_class: DriverClass) -> Iterator[Problem]:
             "list the driver's container with name and image",
         )
         return
+    if shapes := list(_shapes(template)):
+        yield from shapes
+        return
     pod = template["spec"]
     for key in ("serviceAccountName", "serviceAccount"):
         if pod.get(key) not in (None, "", f"graf-driver-{driver_class.name}"):
@@ -87,25 +91,53 @@ def _template(driver_class: DriverClass) -> Iterator[Problem]:
     for variable in _list(driver.get("env")):
         if variable.get("name") in RESERVED_VARIABLES:
             yield Problem(f"{field}.env", f"{variable['name']} is set by the controller", "remove it")
-    if (state := _state_volume(pod, driver)) is not None and not (
-        "hostPath" in state or "persistentVolumeClaim" in state
-    ):
-        yield Problem(
-            f"{field}.volumeMounts",
-            f"the volume at {STATE_DIR} does not outlive the Pod: the driver would forget the highest epoch",
-            "use a hostPath or a persistentVolumeClaim, or leave it out: the controller adds a hostPath",
-        )
+    for mount in _list(driver.get("volumeMounts")):
+        state = _volume(pod, mount)
+        below = mount_path(mount) == STATE_DIR or mount_path(mount).startswith(f"{STATE_DIR}/")
+        if below and not (state.get("hostPath") or state.get("persistentVolumeClaim")):
+            yield Problem(
+                f"{field}.volumeMounts",
+                f"the volume at {STATE_DIR} does not outlive the Pod: the driver would forget the highest epoch",
+                "use a hostPath or a persistentVolumeClaim, or leave it out: the controller adds a hostPath",
+            )
+
+
+def _shapes(template: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is no list of mappings, or no mapping, where a Pod template has one; without a value it is as left out."""
+    pod = template["spec"]
+    lists = {"spec.template.spec.volumes": pod.get("volumes")}
+    for index, container in enumerate(pod["containers"]):
+        for key in ("env", "volumeMounts", "ports"):
+            value = container.get(key) if isinstance(container, dict) else None
+            lists[f"spec.template.spec.containers[{index}].{key}"] = value
+    for field, value in lists.items():
+        if value is not None and (not isinstance(value, list) or not all(isinstance(item, dict) for item in value)):
+            yield Problem(field, "is no list of mappings", "give a list of them, as in any Pod, or leave it out")
+    metadata = template.get("metadata")
+    mappings = {"spec.template.metadata": metadata}
+    if isinstance(metadata, dict):
+        mappings |= {f"spec.template.metadata.{key}": metadata.get(key) for key in ("labels", "annotations")}
+    for field, value in mappings.items():
+        if value is not None and not isinstance(value, dict):
+            yield Problem(field, "is no mapping", "give `name: value`, or leave it out")
 
 
 def _list(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _state_volume(pod: Mapping[str, Any], driver: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The volume that the template itself mounts for the epochs."""
-    mounts = _list(driver.get("volumeMounts"))
-    name = next((item.get("name") for item in mounts if item.get("mountPath") == STATE_DIR), None)
-    return None if name is None else next((v for v in _list(pod.get("volumes")) if v.get("name") == name), {})
+def mount_path(mount: Mapping[str, Any]) -> str:
+    """Where it is mounted, written in one way: kubelet takes `/a/b/` and `/a//b` for `/a/b`."""
+    return posixpath.normpath(str(mount.get("mountPath") or ""))
+
+
+def state_mount(driver: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the template itself mounts for the epochs."""
+    return next((item for item in _list(driver.get("volumeMounts")) if mount_path(item) == STATE_DIR), None)
+
+
+def _volume(pod: Mapping[str, Any], mount: Mapping[str, Any]) -> dict[str, Any]:
+    return next((item for item in _list(pod.get("volumes")) if item.get("name") == mount.get("name")), {})
 
 
 def _permission(permission: Permission, field: str) -> Iterator[Problem]:
@@ -184,13 +216,14 @@ def state_path(driver_class: DriverClass) -> str:
     """Where the class keeps its epochs, in words that are equal when the place is."""
     template = driver_class.spec.template
     found = driver_container(template)
-    volume = None if found is None else _state_volume(template["spec"], found[1])
-    if volume is None:
+    mount = None if found is None else state_mount(found[1])
+    if mount is None:
         return f"{STATE_DIR}/{driver_class.name}"
+    volume, below = _volume(template["spec"], mount), str(mount.get("subPath") or "")
     if isinstance(host := volume.get("hostPath"), dict):
-        return str(host.get("path", "")).rstrip("/")
+        return posixpath.normpath(posixpath.join(str(host.get("path") or ""), below))
     if isinstance(claim := volume.get("persistentVolumeClaim"), dict):
-        return f"claim {claim.get('claimName', '')}"
+        return posixpath.normpath(posixpath.join(f"claim {claim.get('claimName', '')}", below))
     return f"volume of {driver_class.name}"
 
 

@@ -36,6 +36,14 @@ def test_a_site_that_is_silent_or_has_an_older_class_is_not_ready() -> None:
     assert driver_class_status("db", 2, {}, 100.0)[1].status == "Unknown"
 
 
+def test_a_class_whose_selector_selects_no_site_says_so() -> None:
+    status, condition = driver_class_status("db", 2, {}, 100.0, ("west", "east"))
+    assert (status["reason"], condition.status, condition.reason) == ("SelectsNoSite", "False", "SelectsNoSite")
+    assert "none of the sites east, west; correct matchLabels" in condition.message
+    status, condition = driver_class_status("db", 2, {"east": link()}, 100.0, ("east",))
+    assert condition.reason == "EverySite", "what a site still has is told as long as it has it"
+
+
 def wait(upgrade: str, site: str, west: SiteLink | None) -> str:
     driver_class = DriverClass.model_validate(
         {"metadata": {"name": "db", "generation": 2}, "spec": {"driver": "d", "template": {}, "upgrade": upgrade}}

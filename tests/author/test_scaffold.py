@@ -31,7 +31,7 @@ def test_a_bad_name_is_refused_before_anything_is_written(
     assert run(["driver", "new", "--into", str(tmp_path), "--", name]) == 1
     said = capsys.readouterr().err
     assert "is no name for a driver" in said
-    assert "my-store" in said
+    assert "a letter first, in parts joined by one dash" in said
     assert made_in(tmp_path) == []
 
 
@@ -41,9 +41,19 @@ def test_the_name_of_something_installed_is_refused(name: str) -> None:
         check_names(name, "example.org")
 
 
-def test_a_domain_is_checked() -> None:
+@pytest.mark.parametrize(("name", "near"), [("Demo", "demo"), ("acme.cache", "acme-cache"), ("1st", "my-store")])
+def test_a_bad_name_is_answered_with_one_that_could_be_meant(name: str, near: str) -> None:
+    with pytest.raises(AuthorError) as told:
+        check_names(name, "example.org")
+    assert f"e.g. {near};" in told.value.next_step
+
+
+@pytest.mark.parametrize(
+    "domain", ["nowhere", "-a.b", "a-.b", "a..b", "A.b", f"{'a' * 64}.b", ".".join(["a" * 60] * 4)]
+)
+def test_a_domain_is_checked(domain: str) -> None:
     with pytest.raises(AuthorError, match="is no domain"):
-        check_names("demo", "nowhere")
+        check_names("demo", domain)
 
 
 def test_what_exists_is_never_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 from graf_driver_fake.driver import FakeDriver
+from graf_driver_sanity import Config, run
+from graf_driver_sanity.config import Budget, Tls, side
 from graf_driver_sdk.epoch import EpochGuard
 from graf_driver_sdk.server import DriverServer, Limits
 from graf_driver_sdk.testing import eventually
@@ -65,6 +67,21 @@ async def answer(dial: Dial, timeout_s: float = 5.0) -> str:
         except grpc.aio.AioRpcError as error:
             return error.code().name
         return str(info.name)
+
+
+async def test_the_conformance_kit_reaches_a_driver_over_tls(tmp_path: Path) -> None:
+    pki = DriverPki(tmp_path / "pki", "east")
+    client = mount(pki.client(), tmp_path / "client")
+    async with serving(tmp_path, mount(pki.driver("demo"), tmp_path / "tls")) as address:
+        site = side("east", address, Tls(client, "demo.driver.graf.dev"))
+        report = await run(Config(site), only={"identity-name", "role-fenced-to-active"})
+        assert (report.failures, report.passed) == ([], ["identity-name", "role-fenced-to-active"])
+        budget = Budget(start_s=0.5)
+        for wrong in (side("east", address), side("east", address, Tls(client, "other.driver.graf.dev"))):
+            report = await run(Config(wrong, budget=budget), only={"identity-name"})
+            assert not report.could_start
+            assert "does not answer" in report.failures[0].seen
+            assert "--tls-dir" in report.failures[0].fix
 
 
 async def test_the_controller_is_answered_and_nobody_else(tmp_path: Path) -> None:

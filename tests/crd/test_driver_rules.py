@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from graf.api.recorded import Recorded
+from graf.controller.rendering import render
 from graf.crd import gitops
 from graf.crd.compile import compile_group
 from graf.crd.driver_rules import claim_problems, class_at, driver_class_problems
@@ -32,8 +33,8 @@ def site(name: str, **labels: str) -> Site:
     return Site.model_validate({"metadata": {"name": name, "labels": labels}, "spec": {"endpoints": endpoints}})
 
 
-def mounting(volume: dict[str, Any]) -> dict[str, Any]:
-    mount = {"name": "state", "mountPath": "/var/lib/graf/driver-state"}
+def mounting(volume: dict[str, Any], path: str = "/var/lib/graf/driver-state", **more: str) -> dict[str, Any]:
+    mount = {"name": "state", "mountPath": path, **more}
     return {"spec": {"containers": [{**DRIVER, "volumeMounts": [mount]}], "volumes": [{"name": "state", **volume}]}}
 
 
@@ -45,6 +46,16 @@ def rule(**changes: Any) -> dict[str, Any]:
     ("spec", "field", "cause"),
     [
         ({"template": mounting({"emptyDir": {}})}, "spec.template.spec.containers[0].volumeMounts", "forget"),
+        ({"template": mounting({"emptyDir": {}}, path="/var/lib/graf/driver-state/")}, "volumeMounts", "forget"),
+        ({"template": mounting({"emptyDir": {}}, path="/var/lib//graf/driver-state")}, "volumeMounts", "forget"),
+        ({"template": mounting({"emptyDir": {}}, path="/var/lib/graf/driver-state/vcu-db")}, "volumeMounts", "forget"),
+        ({"template": mounting({"hostPath": None})}, "volumeMounts", "forget"),
+        ({"template": {"spec": {"containers": [{**DRIVER, "env": ["A=B"]}]}}}, "containers[0].env", "no list of map"),
+        ({"template": {"spec": {"containers": [{**DRIVER, "volumeMounts": ["/x"]}]}}}, "volumeMounts", "no list of"),
+        ({"template": {"spec": {"containers": [{**DRIVER, "ports": 7450}]}}}, "ports", "no list of mappings"),
+        ({"template": {"spec": {"containers": [DRIVER], "volumes": {"a": 1}}}}, "spec.volumes", "no list of mappings"),
+        ({"template": {"metadata": [], "spec": {"containers": [DRIVER]}}}, "spec.template.metadata", "no mapping"),
+        ({"template": {"metadata": {"labels": "a"}, "spec": {"containers": [DRIVER]}}}, "labels", "no mapping"),
         ({"template": {"spec": {"containers": [DRIVER], "serviceAccountName": "admin"}}}, "serviceAccountName", "each"),
         (
             {
@@ -113,6 +124,46 @@ def test_two_instances_must_not_share_the_place_of_their_epochs() -> None:
     one, two = driver_class("one", instance="a", template=shared), driver_class("two", instance="b", template=shared)
     found = claim_problems({"one": one, "two": two}, {"east": site("east")})
     assert "keeps its epochs in /var/lib/graf/driver-state/demo" in found["two"][0].cause
+
+
+def test_the_place_of_the_epochs_is_the_volume_with_the_folder_below_it() -> None:
+    def claims(first: dict[str, Any], second: dict[str, Any]) -> bool:
+        one, two = driver_class("one", instance="a", template=first), driver_class("two", instance="b", template=second)
+        return bool(claim_problems({"one": one, "two": two}, {"east": site("east")}))
+
+    host: dict[str, Any] = {"hostPath": {"path": "/srv/epochs/"}}
+    claim = {"persistentVolumeClaim": {"claimName": "epochs"}}
+    for volume in (host, claim):
+        assert not claims(mounting(volume, subPath="one"), mounting(volume, subPath="two"))
+        assert claims(mounting(volume, subPath="one"), mounting(volume, subPath="one/"))
+    assert claims(mounting(host, subPath="one"), mounting({"hostPath": {"path": "/srv/epochs/one"}}))
+    assert claims(mounting(host), mounting(host, path="/var/lib/graf/driver-state/"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"env": None}, {"volumeMounts": None}, {"ports": None}, {"metadata": None}, {"labels": None}, {"volumes": None}],
+)
+def test_a_field_without_a_value_is_as_one_that_is_left_out(change: dict[str, None]) -> None:
+    name = next(iter(change))
+    container: dict[str, Any] = DRIVER | (change if name in ("env", "volumeMounts", "ports") else {})
+    template: dict[str, Any] = {"spec": {"containers": [container]} | (change if name == "volumes" else {})}
+    if name in ("metadata", "labels"):
+        template["metadata"] = None if name == "metadata" else change
+    for kind in ("UnixSocket", "TLS"):
+        wanted = driver_class(endpoint={"kind": kind})
+        given = driver_class(endpoint={"kind": kind}, template=template)
+        assert driver_class_problems(given) == []
+        made = render(given, "graf-system", "/run/graf/drivers", {})
+        assert made == render(wanted, "graf-system", "/run/graf/drivers", {})
+
+
+def test_a_template_that_mounts_its_own_place_for_the_epochs_gets_no_second_one() -> None:
+    own = mounting({"hostPath": {"path": "/srv/epochs"}}, path="/var/lib/graf/driver-state/")
+    made = render(driver_class(template=own), "graf-system", "/run/graf/drivers", None)
+    pod = made.deployment["spec"]["template"]["spec"]
+    mounts = [item["mountPath"] for item in pod["containers"][0]["volumeMounts"]]
+    assert mounts == ["/var/lib/graf/driver-state/", "/run/graf/drivers"]
 
 
 def test_a_site_that_a_class_leaves_out_gets_the_class_of_the_same_driver_that_selects_it() -> None:

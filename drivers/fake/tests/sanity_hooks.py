@@ -1,4 +1,4 @@
-"""A client of the fake, for graf-driver-sanity: `sanity_hooks.py write|read|wipe FOLDER`."""
+"""A client of the fake, for graf-driver-sanity: `sanity_hooks.py write|read|wipe|archived FOLDER`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ def main(what: str, folder: str) -> str:
     if what == "wipe":
         (data / "writes.json").unlink(missing_ok=True)
         return ""
+    if what == "archived":
+        return " ".join(json.loads(Path(os.environ["GRAF_SANITY_VALUE"]).read_text()))
     if what == "read":
         return " ".join(json.loads((data / "writes.json").read_text()))
     return write(data, os.environ["GRAF_SANITY_VALUE"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import time
@@ -11,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+from google.protobuf.unknown_fields import UnknownFieldSet
 from graf_driver_fake.backend import Component, peer_writes
 from graf_driver_fake.driver import FakeDriver
 from graf_driver_sdk import convert
 from graf_driver_sdk.epoch import EpochGuard
 from graf_driver_sdk.errors import PreconditionError, StaleEpochError, UnsupportedError
 from graf_driver_sdk.lanes import Lane, Lanes
-from graf_driver_sdk.server import DriverServer, Limits
+from graf_driver_sdk.server import ComponentService, DriverServer, Limits
 from graf_driver_sdk.types import (
     Assessment,
     Capability,
@@ -38,6 +41,7 @@ from graf_driver_sdk.types import (
     Status,
     Verdict,
 )
+from graf_driver_sdk.v1 import driver_pb2 as pb
 
 LIMITS = Limits(refresh_s=0.5, patience_s=0.5, grace_s=0.1)
 
@@ -773,3 +777,429 @@ add(
 add("errors without words", "call-errors-have-words", tweak=wordless_errors)
 add("a secret in a problem", "secret-in-problems", tweak=telling)
 add("a secret in the status", "secret-in-status", driver=with_methods(status=told_status), tweak=telling)
+
+# --- what was only found by looking for it: each of these once passed the whole kit
+
+
+async def late_write(self: FakeDriver, spec: Spec, epoch: int) -> Quiesced:
+    """A write was in flight, and ends after the position was given."""
+    component = self.component(spec)
+    fresh = not component.quiesced
+    answer = await FakeDriver.quiesce(self, spec, epoch)
+    if fresh:
+        asyncio.get_running_loop().call_later(0.15, lambda: component._store([*component.writes, "late"]))
+    return answer
+
+
+async def impatient(self: FakeDriver, spec: Spec, position: str, timeout_ms: int) -> PositionReached:
+    return await FakeDriver.await_position(self, spec, position, 0)
+
+
+def eight_statuses(then: Callable[[], Any]) -> Callable[[DriverServer], None]:
+    """A watch tells eight of them."""
+
+    def tweak(server: DriverServer) -> None:
+        watcher = server._component._watcher
+        statuses = watcher.statuses
+
+        async def some(spec: Spec) -> Any:
+            told = 0
+            async for status in statuses(spec):
+                if told == 8:
+                    await then()
+                    return
+                told += 1
+                yield status
+
+        watcher.statuses = some  # type: ignore[method-assign]
+
+    return tweak
+
+
+async def at_once() -> None:
+    """The end comes now."""
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def shielded(self: FakeDriver, request: EnsureRole) -> Progress:
+    """The work goes on when its caller has gone."""
+
+    async def work() -> Progress:
+        if request.role is Role.ACTIVE:
+            await asyncio.sleep(0.1)
+        return await FakeDriver.ensure_role(self, request)
+
+    return await asyncio.shield(asyncio.ensure_future(work()))
+
+
+class NoLanes(Lanes):
+    """Changes of one component run beside each other."""
+
+    @contextlib.contextmanager
+    def hold(self, key: Any, lane: Lane, call: str) -> Iterator[None]:
+        yield
+
+
+def no_lanes(server: DriverServer) -> None:
+    server._component._lanes = NoLanes()
+
+
+async def slow_active(self: FakeDriver, request: EnsureRole) -> Progress:
+    if request.role is Role.ACTIVE:
+        await asyncio.sleep(0.1)
+    return await FakeDriver.ensure_role(self, request)
+
+
+async def empty_archive(self: FakeDriver, spec: Spec, active: Peer, strategy: ResyncStrategy, epoch: int) -> Resynced:
+    """Names an archive and throws the data away."""
+    component, theirs = self.component(spec), peer_writes(active)
+    if theirs is None or component.role is Role.ACTIVE or strategy is not ResyncStrategy.REBUILD:
+        return await FakeDriver.resync(self, spec, active, strategy, epoch)
+    component._store(theirs)
+    return Resynced(Progress.done("rebuilt"), "/var/lib/archive/1.json")
+
+
+def telling_watch(server: DriverServer) -> None:
+    """A watch tells the parameters; a status does not."""
+    watcher = server._component._watcher
+    statuses = watcher.statuses
+
+    async def telling_statuses(spec: Spec) -> Any:
+        async for status in statuses(spec):
+            yield dataclasses.replace(status, facts={"source": f"fake:{spec.parameters.get('password')}@east"})
+
+    watcher.statuses = telling_statuses  # type: ignore[method-assign]
+
+
+async def basic_authentication(self: FakeDriver, spec: Spec) -> Status:
+    seen = await FakeDriver.status(self, spec)
+    credentials = base64.b64encode(f"root:{spec.parameters.get('password')}".encode()).decode()
+    return dataclasses.replace(seen, facts={"authorization": f"Basic {credentials}"})
+
+
+def compared_only(call: str) -> Callable[[DriverServer], None]:
+    """One call refuses older epochs, and does not keep a newer one."""
+
+    def tweak(server: DriverServer) -> None:
+        service = server._component
+        admit, guard = service._admit, service._guard
+
+        async def sloppy(key: Any, epoch: int) -> None:
+            held = {name for name, _ in service._lanes._held.values()}
+            if call not in held or epoch < guard.highest(key.group, key.component):
+                await admit(key, epoch)
+
+        service._admit = sloppy  # type: ignore[method-assign]
+
+    return tweak
+
+
+class NameGuard(EpochGuard):
+    """One epoch for all components of a name, whatever their group."""
+
+    def admit(self, group: str, component: str, epoch: int) -> None:
+        super().admit("all", component, epoch)
+
+    def highest(self, group: str, component: str) -> int:
+        return super().highest("all", component)
+
+    def known(self, group: str, component: str) -> int | None:
+        return super().known("all", component)
+
+
+class Resuming(FakeDriver):
+    """Goes on after a restart as the active that it was, and forgets that it was quiesced."""
+
+    def component(self, spec: Spec) -> Component:
+        fresh = spec.key not in self._components
+        component = super().component(spec)
+        mark = self.mark(component)
+        if fresh and mark is not None and mark.exists():
+            component.role, component.lease_deadline_ns = Role.ACTIVE, int(mark.read_text())
+        return component
+
+    async def ensure_role(self, request: EnsureRole) -> Progress:
+        progress = await super().ensure_role(request)
+        component = self.component(request.spec)
+        mark = self.mark(component)
+        if mark is not None and component.role is Role.ACTIVE:
+            mark.write_text(str(component.lease_deadline_ns or 0))
+        elif mark is not None:
+            self.forget(mark)
+        return progress
+
+    def mark(self, component: Component) -> Path | None:
+        folder = component.parameters.data_dir
+        return None if folder is None else folder / "active"
+
+    def forget(self, mark: Path) -> None:
+        mark.unlink(missing_ok=True)
+
+
+class LateFence(Resuming):
+    """That it is active is durable at once, that it is not any more a little later."""
+
+    late: asyncio.TimerHandle | None = None
+
+    def forget(self, mark: Path) -> None:
+        later = asyncio.get_running_loop().call_later
+        self.late = later(0.2, lambda: mark.unlink(missing_ok=True))
+
+    async def close(self) -> None:
+        if self.late is not None:
+            self.late.cancel()  # a kill
+        await super().close()
+
+
+def in_the_lane(call: str) -> Callable[[DriverServer], None]:
+    """A call that changes nothing waits in the lane of the changes."""
+
+    def tweak(server: DriverServer) -> None:
+        method = getattr(server._driver, call)
+        lanes = server._component._lanes
+
+        async def held(spec: Spec, *arguments: Any) -> Any:
+            with lanes.hold(spec.key, Lane.CHANGE, call):
+                if call == "assess" and peer_writes(arguments[0]) is None:
+                    await asyncio.sleep(20)
+                return await method(spec, *arguments)
+
+        setattr(server._driver, call, held)
+
+    return tweak
+
+
+class EarlyFence(FakeDriver):
+    """Tells the role that it has begun to take; clients are cut off a little later."""
+
+    begun: Role | None = None
+
+    async def ensure_role(self, request: EnsureRole) -> Progress:
+        component = self.component(request.spec)
+        if request.role is Role.ACTIVE or component.role is not Role.ACTIVE:
+            self.begun = None
+            return await super().ensure_role(request)
+        self.begun = request.role
+
+        async def later() -> None:
+            await asyncio.sleep(0.2)
+            if self.begun is not None:
+                await FakeDriver.ensure_role(self, request)
+
+        self.later = asyncio.ensure_future(later())
+        return Progress.done(request.role.name)
+
+    async def status(self, spec: Spec) -> Status:
+        seen = await super().status(spec)
+        return seen if self.begun is None else dataclasses.replace(seen, role=self.begun, accepting=False)
+
+
+async def unquiescing_renewal(self: FakeDriver, request: RenewLease) -> bool:
+    self.component(request.spec).quiesced = False
+    return await FakeDriver.renew_lease(self, request)
+
+
+async def opening_unquiesce(self: FakeDriver, spec: Spec, epoch: int) -> Progress:
+    self.component(spec).lease_deadline_ns = time.monotonic_ns() + 50_000_000_000
+    return await FakeDriver.unquiesce(self, spec, epoch)
+
+
+async def first_lease(self: FakeDriver, request: EnsureRole) -> Progress:
+    component = self.component(request.spec)
+    before = component.lease_deadline_ns if component.accepting else None
+    progress = await FakeDriver.ensure_role(self, request)
+    if before is not None and request.role is Role.ACTIVE:
+        component.lease_deadline_ns = before
+    return progress
+
+
+def shut_takes_any_epoch(server: DriverServer) -> None:
+    """What looks harmless, FENCED of a fenced one, is answered whatever its epoch."""
+    service = server._component
+    admit, guard = service._admit, service._guard
+
+    async def sloppy(key: Any, epoch: int) -> None:
+        driver = server._driver
+        assert isinstance(driver, FakeDriver)
+        component = driver._components.get(key)
+        fenced = component is not None and component.role is Role.FENCED
+        if not fenced or epoch >= guard.highest(key.group, key.component):
+            await admit(key, epoch)
+
+    service._admit = sloppy  # type: ignore[method-assign]
+
+
+add("a write in flight ends after Quiesce", "position-quiesce-is-final", driver=with_methods(quiesce=late_write))
+add("AwaitPosition does not wait", "position-is-waited-for", driver=with_methods(await_position=impatient))
+add("a watch ends after eight statuses", "watch-goes-on", tweak=eight_statuses(at_once))
+add("a watch says no more after eight statuses", "watch-goes-on", tweak=eight_statuses(never))
+add(
+    "a cancelled promotion goes on",
+    "call-cancelled-active-opens-nothing-later",
+    driver=with_methods(ensure_role=shielded),
+)
+add(
+    "a promotion outlives its deadline",
+    "call-late-active-opens-nothing-later",
+    driver=with_methods(ensure_role=shielded),
+)
+add(
+    "changes run beside each other",
+    "call-fenced-beside-active-wins",
+    driver=with_methods(ensure_role=slow_active),
+    tweak=no_lanes,
+)
+add("an archive without anything in it", "resync-archive-holds", driver=with_methods(resync=empty_archive))
+add("a secret in a watch", "secret-in-status", tweak=telling_watch)
+add("a secret in base64", "secret-in-status", driver=with_methods(status=basic_authentication))
+for _call, _check in (
+    ("RenewLease", "epoch-raised-by-renew-lease"),
+    ("Quiesce", "epoch-raised-by-quiesce"),
+    ("Unquiesce", "epoch-raised-by-unquiesce"),
+    ("Resync", "epoch-raised-by-resync"),
+):
+    add(f"{_call} forgets its epoch", _check, tweak=compared_only(_call))
+add("one epoch for a name in all groups", "epoch-per-group", guard=NameGuard)
+add("a restart ends Quiesce", "crash-quiesced-stays-shut-after-kill", driver=Resuming)
+add("a fence is durable too late", "crash-fenced-stays-shut-after-kill", driver=LateFence)
+add("a position is waited for in the lane", "position-waiting-beside-fencing", tweak=in_the_lane("await_position"))
+add("a silent peer keeps FENCED waiting", "resync-unknown-beside-fencing", tweak=in_the_lane("assess"))
+add(
+    "a lag of 0 that nobody knows",
+    "resync-behind-is-no-lag-of-0",
+    driver=changed_status(lambda seen: {"lag_seconds": 0.0, "lag_transactions": 0}),
+)
+add("a lag below -1", "status-lag", driver=changed_status(lambda seen: {"lag_seconds": -5.0}))
+add(
+    "a health that nobody knows as standby",
+    "status-enums",
+    driver=changed_status(lambda seen: {"health": 99 if seen.role is Role.STANDBY else seen.health}),
+)
+add("a status of 2 MB", "call-answers-are-small", driver=changed_status(lambda seen: {"message": "x" * 2_000_000}))
+add("FENCED is told before it is so", "role-fenced-refuses-write", driver=EarlyFence)
+add("a renewal ends Quiesce", "position-renewal-keeps-quiesced", driver=with_methods(renew_lease=unquiescing_renewal))
+add("Unquiesce opens a shut gate", "position-unquiesce-keeps-gate", driver=with_methods(unquiesce=opening_unquiesce))
+add("ACTIVE again keeps the old lease", "gate-active-again-moves-lease", driver=with_methods(ensure_role=first_lease))
+add("a fenced one takes any epoch", "epoch-stale-ensure-role", tweak=shut_takes_any_epoch)
+add(
+    "promotable without data when fenced",
+    "resync-wiped-not-promotable",
+    driver=changed_status(
+        lambda seen: {"promotable": True, "promotable_reason": ""} if seen.role is Role.FENCED else {}
+    ),
+)
+
+# --- one of each requirement that no variant above breaks
+
+
+class ForgottenGuard(EpochGuard):
+    """Takes no epoch again that it had seen before a restart."""
+
+    def _compare(self, group: str, component: str, epoch: int, highest: int) -> None:
+        before = self.__dict__.setdefault("before", {}).setdefault((group, component), highest)
+        super()._compare(group, component, epoch - 1 if epoch == before else epoch, highest)
+
+    def known(self, group: str, component: str) -> int | None:
+        return None
+
+
+GET_STATUS = ComponentService.GetStatus
+
+
+async def strict_status(self: ComponentService, request: pb.GetStatusRequest, context: Any) -> pb.ComponentStatus:
+    if len(UnknownFieldSet(request)):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there is a field that nobody knows")
+    return await GET_STATUS(self, request, context)
+
+
+def open_until_the_lease_ends(self: Component) -> bool:
+    return (self.lease_deadline_ns or 0) > time.monotonic_ns() and not self.quiesced
+
+
+async def own_notation(self: FakeDriver, spec: Spec, epoch: int) -> Quiesced:
+    answer = await FakeDriver.quiesce(self, spec, epoch)
+    return dataclasses.replace(answer, position=f"east:{answer.position}")
+
+
+class OneResync(FakeDriver):
+    """What is done is refused the second time."""
+
+    done = 0
+
+    async def resync(self, spec: Spec, active: Peer, strategy: ResyncStrategy, epoch: int) -> Resynced:
+        if self.done == epoch:
+            raise PreconditionError("it was resynced in this epoch already")
+        self.done = epoch
+        return await super().resync(spec, active, strategy, epoch)
+
+
+def newest_watch_only(server: DriverServer) -> None:
+    """A watch is told of changes until the next one begins."""
+    watcher = server._component._watcher
+    statuses = watcher.statuses
+    begun: list[object] = []
+
+    async def mine(spec: Spec) -> Any:
+        own = object()
+        begun.append(own)
+        first = True
+        async for status in statuses(spec):
+            if first or begun[-1] is own:
+                yield status
+            first = False
+
+    watcher.statuses = mine  # type: ignore[method-assign]
+
+
+def one_ends_all(server: DriverServer) -> None:
+    """A watch that is cancelled ends the others."""
+    watcher = server._component._watcher
+    statuses = watcher.statuses
+    ended: list[int] = []
+
+    async def shared(spec: Spec) -> Any:
+        before = len(ended)
+        try:
+            async for status in statuses(spec):
+                if len(ended) > before:
+                    return
+                yield status
+        finally:
+            ended.append(1)
+
+    watcher.statuses = shared  # type: ignore[method-assign]
+
+
+add("a field that it does not know is an error", "call-unknown-field-get-status",
+    patches={"graf_driver_sdk.server.ComponentService.GetStatus": strict_status})  # fmt: skip
+add("a restart makes the epoch stale", "crash-active-comes-back", guard=ForgottenGuard)
+add("FENCED leaves the gate to its lease", "gate-fenced-shuts",
+    patches={"graf_driver_fake.backend.Component.accepting": property(open_until_the_lease_ends)})  # fmt: skip
+add("a notation of its own", "position-moves-to-peer", driver=with_methods(quiesce=own_notation))
+add("a resync only once", "resync-ten-times", driver=OneResync)
+add("ACTIVE without an epoch is only stale", "role-active-without-epoch",
+    patches={"graf_driver_sdk.server._check_epoch_given": lenient_role})  # fmt: skip
+add("only the newest watch is told", "watch-several", tweak=newest_watch_only)
+add("a watch that ends takes others with it", "watch-cancelled", tweak=one_ends_all)
+
+
+def compared_too_early(server: DriverServer) -> None:
+    """An epoch is compared when the call arrives, and stored when its turn comes."""
+    service = server._component
+    guard = service._guard
+    admit = service._admit
+
+    async def early(key: Any, epoch: int) -> None:
+        if epoch < guard.highest(key.group, key.component):
+            await admit(key, epoch)
+        await asyncio.sleep(0.02)
+        guard._store(key.group, key.component, epoch)
+        guard._highest[key.group, key.component] = epoch
+
+    service._lanes, service._admit = NoLanes(), early  # type: ignore[method-assign]
+
+
+add("an epoch is compared before its turn", "call-falling-epochs-at-once", tweak=compared_too_early)

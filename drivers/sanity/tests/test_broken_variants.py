@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from graf_driver_sanity import Config, run
 from graf_driver_sanity.config import Budget, Invalid, Side
 from graf_driver_sanity.launch import InProcess
 from graf_driver_sanity.registry import all_checks
+from graf_driver_sanity.requirements import REQUIREMENTS
 from graf_driver_sanity.runner import in_words
 
 sys.path.insert(0, str(Path(__file__).parent))
 from broken import LIMITS, VARIANTS, Variant
+from broken_process import PROCESSES
 
 PASSWORD = "correct-horse-battery"
 # A variant may fail late, never by being slow: these only bound how long something is waited for in vain.
@@ -47,6 +50,9 @@ def configuration(folder: Path, variant: Variant | None = None, budget: Budget =
     def wipe(site: str, value: str) -> None:
         (folder / site / "writes.json").unlink(missing_ok=True)
 
+    def archived(site: str, value: str) -> str:
+        return " ".join(json.loads(Path(value).read_text()))
+
     parameters: dict[str, Any] = {"dataDir": str(folder / "east"), "password": PASSWORD, **variant.parameters}
     return Config(
         name=variant.name,
@@ -59,7 +65,7 @@ def configuration(folder: Path, variant: Variant | None = None, budget: Budget =
             Invalid("colour", {"colour": "red"}),
         ),
         secrets=(PASSWORD,),
-        hooks={"write": write, "read": read, "wipe": wipe},
+        hooks={"write": write, "read": read, "wipe": wipe, "archived": archived},
         budget=budget,
     )
 
@@ -74,6 +80,24 @@ async def test_a_broken_variant_fails_the_check_that_is_named_for_it(
     assert [failure.id for failure in report.failures] == [variant.check], report
     assert report.failures[0].seen
     assert report.failures[0].fix
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+async def test_a_broken_process_fails_the_check_that_is_named_for_it(name: str, tmp_path: Path) -> None:
+    check = PROCESSES[name][1]
+    command = (sys.executable, str(Path(__file__).with_name("broken_process.py")), name)
+    parameters = {"dataDir": str(tmp_path), "password": PASSWORD}
+    report = await run(Config(Side("east", command=command, parameters=parameters)), only={"identity-probe", check})
+    assert report.passed == ["identity-probe"]
+    assert [failure.id for failure in report.failures] == [check], report
+
+
+def test_every_requirement_is_broken_by_a_variant() -> None:
+    """A requirement whose checks have never been seen red proves nothing."""
+    named = {variant.check for variant in VARIANTS} | {check for _, check in PROCESSES.values()}
+    broken = {name for one in all_checks() if one.id in named for name in one.requirements}
+    # The fake has nothing that could break behind its back: the real drivers' runs have the hook.
+    assert set(REQUIREMENTS) - broken == {"GD-STATUS-009"}
 
 
 @pytest.mark.timeout(300)
@@ -105,7 +129,7 @@ async def test_what_a_driver_declares_and_no_check_has_looked_at_is_told_as_unpr
     assert "NOT PROVED, 2 guarantees that the driver declares:" in words
     assert "a driver that always says promotable, also without any data would have passed" in words
     assert words.splitlines()[-1].endswith("2 guarantees NOT PROVED")
-    assert report.as_json()["unproved"][0].keys() == {"id", "requirement", "passes", "reason"}
+    assert report.as_json()["unproved"][0].keys() == {"id", "requirement", "passes", "reason", "accepted"}
 
 
 async def test_a_run_with_all_hooks_leaves_nothing_unproved(tmp_path: Path) -> None:
@@ -113,3 +137,25 @@ async def test_a_run_with_all_hooks_leaves_nothing_unproved(tmp_path: Path) -> N
     report = await run(configuration(tmp_path, budget=Budget(short_lease_s=0.5)), only=guarding)
     assert (report.failures, report.skipped, report.unproved) == ([], [], [])
     assert "NOT PROVED" not in in_words(report)
+
+
+async def test_a_hook_that_fails_costs_one_check_and_says_what_it_said(tmp_path: Path) -> None:
+    """The report of all others is kept."""
+
+    def failing(site: str, value: str) -> str:
+        raise ConnectionError("no route to the client")
+
+    whole = configuration(tmp_path)
+    broken = replace(whole, hooks={**whole.hooks, "read": failing})
+    report = await run(broken, only={"role-write-survives-fencing", "role-active-accepts-write"})
+    assert report.passed == ["role-active-accepts-write"]
+    (failure,) = report.failures
+    assert failure.seen == "hook read failed: ConnectionError: no route to the client"
+
+
+async def test_without_a_client_the_report_says_whose_word_it_is(tmp_path: Path) -> None:
+    whole = configuration(tmp_path)
+    report = await run(replace(whole, hooks={}, skip={one.id: "not now" for one in all_checks()}))
+    assert (report.kept, report.passed) == (True, [])
+    assert "note: no client was asked" in in_words(report)
+    assert report.as_json()["notes"] == report.notes

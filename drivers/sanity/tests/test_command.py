@@ -73,13 +73,41 @@ def test_json_is_written_too_when_something_failed(
     assert "Traceback" not in done.stderr
 
 
+RUNS = "site: {name: east, command: [x]}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("site: {name: east}", "neither `endpoint` nor `command`"),
         ("colour: red", "colour is not known"),
         ("site: {name: east, command: run it}", "`command` is a text"),
+        ("site: {name: east, command: [false]}", "not a list of texts"),
         ("site: {name: '${NOBODY_SETS_THIS}'}", "NOBODY_SETS_THIS"),
+        ("site: east", "site is 'east', not a mapping"),
+        ("[1, 2]", "not a mapping"),
+        ("site: {name: East_1, command: [x]}", "'East_1' is no name"),
+        ("site: {name: east, command: [x], directory: /nowhere}", "there is no folder /nowhere"),
+        ("site: {name: east, command: [x], parameters: [1]}", "parameters is"),
+        ("site: {name: east, command: [x], parameters: {since: 2026-01-01}}", "quote what YAML reads as a date"),
+        ("site: {name: east, command: [x], environment: [A]}", "environment is"),
+        ("site: {name: east, endpoint: 'http://east:1'}", "no endpoint of a driver; give unix:/path"),
+        ("site: {name: east, endpoint: 'east:1', tls: {directory: /nowhere, serverName: a.b}}", "cannot read /nowhere"),
+        ("site: {name: east, endpoint: 'east:1', tls: {folder: /nowhere}}", "folder is not known"),
+        (RUNS + "budget: {call: 3}", "budget: call is not known"),
+        (RUNS + "budget: {call_s: -1}", "a number of seconds above 0"),
+        (RUNS + "budget: {lease_s: 90}", "no lease is longer than 55 s"),
+        (RUNS + "budget: [1]", "budget is"),
+        (RUNS + "invalid: [{feild: a}]", "feild is not known"),
+        (RUNS + "invalid: [{field: a}]", "what makes it bad"),
+        (RUNS + "secrets: s3cret", "secrets is not a list"),
+        (RUNS + "skip: {role-actve-to-fenced: because}", "did you mean role-active-to-fenced"),
+        (RUNS + "skip: {role-active-to-fenced: ''}", "has no reason"),
+        (RUNS + "hooks: {write: 5}", "neither a list"),
+        (RUNS + "hooks: {rite: [x]}", "rite is not known"),
+        (RUNS + "peer: {name: east, command: [x]}", "two sites have one name"),
+        (RUNS + "peer: {name: west}", "peer has neither"),
+        (RUNS + "group: Not A Label", "is no name"),
     ],
 )
 def test_a_mistake_in_the_configuration_is_told_in_words(text: str, words: str, tmp_path: Path) -> None:
@@ -161,3 +189,105 @@ def test_what_a_killed_driver_left_in_its_temporary_directory_goes_with_the_kit(
     assert left.is_dir()
     driver.cleanup()
     assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["import nothing_here", "x = (", "def config(): raise RuntimeError('boo')", "config = 3"]
+)
+def test_a_mistake_in_a_python_configuration_is_told_with_its_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "sanity.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"raised .* at line 1: |defines no `config`"):
+        load(path)
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "sanity.yaml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="no text in UTF-8"):
+        load(path)
+
+
+def test_a_secret_that_is_no_list_is_not_told(tmp_path: Path) -> None:
+    path = tmp_path / "sanity.yaml"
+    path.write_text(RUNS + "secrets: correct-horse")
+    with pytest.raises(ConfigError) as told:
+        load(path)
+    assert "correct-horse" not in str(told.value)
+
+
+def test_an_endpoint_takes_the_place_of_what_a_python_configuration_starts(tmp_path: Path) -> None:
+    path = tmp_path / "sanity.py"
+    path.write_text(
+        "from graf_driver_sanity import Config\nfrom graf_driver_sanity.config import Side\n"
+        "config = Config(Side('east', command=('x',), parameters={'a': 1}))\n"
+    )
+    site = load(path, "/run/one.sock").site
+    assert (site.endpoint, site.startable, site.parameters) == ("unix:/run/one.sock", False, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "neither --config nor --endpoint"),
+        (("--endpoint", "http://east:1"), "no endpoint of a driver"),
+        (("--endpoint", "unix:/nowhere", "--only", "rolle"), "there is no check rolle; did you mean role?"),
+        (("--endpoint", "unix:/nowhere", "--tls-dir", "/"), "at host:port"),
+        (("--endpoint", "127.0.0.1:1", "--tls-dir", "/nowhere"), "cannot read /nowhere/ca.crt"),
+    ],
+)
+def test_what_cannot_be_run_ends_with_status_2_in_words(arguments: tuple[str, ...], words: str) -> None:
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_program_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "sanity.yaml"
+    path.write_text("site: {name: east, command: [/nowhere/driver]}")
+    done = subprocess.run([*COMMAND, "--config", str(path)], capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "/nowhere/driver cannot be started: No such file or directory" in done.stdout
+    assert "start the command by hand" in done.stdout
+
+
+def test_what_is_not_proved_ends_with_status_1_unless_it_is_accepted(configuration: Path) -> None:
+    check = "resync-wiped-not-promotable"
+
+    def run(*more: str) -> tuple[int, str]:
+        arguments = ("--config", str(configuration), "--only", check, *more)
+        done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
+        return done.returncode, done.stdout
+
+    status, told = run()
+    assert (status, "1 guarantees NOT PROVED" in told, "or say under `skip` why" in told) == (1, True, True)
+    status, told = run("--accept-unproved")
+    assert (status, "1 guarantees NOT PROVED" in told) == (0, True)
+    configuration.write_text(configuration.read_text() + f"skip: {{{check}: the disk cannot be lost}}\n")
+    status, told = run("--json")
+    report = json.loads(told)
+    assert (status, report["kept"], report["unproved"][0]["accepted"]) == (0, True, "the disk cannot be lost")
+
+
+def test_a_driver_starts_though_the_folder_for_temporary_files_has_a_long_name(
+    configuration: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / ("x" * 90)
+    place.mkdir()
+    done = subprocess.run(
+        [*COMMAND, "--config", str(configuration), "--only", "identity-name"],
+        env={**os.environ, "TMPDIR": str(place)}, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_plugin_fails_a_test_for_what_is_not_proved(configuration: Path, tmp_path: Path) -> None:
+    arguments = ("-p", "no:cacheprovider", "--graf-driver-sanity", str(configuration), "--rootdir", str(tmp_path))
+    place = ("--basetemp", str(tmp_path / "base"))
+    wanted = (*place, "-k", "identity-name or resync-wiped-not-promotable")
+    command = (sys.executable, "-m", "pytest", "-q", *arguments, *wanted, str(tmp_path))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed, 1 passed" in done.stdout
+    assert "GD-STATUS-006 is NOT PROVED: a driver that always says promotable" in done.stdout

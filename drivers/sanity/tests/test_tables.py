@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from graf_driver_sanity.reference import CONTRACT_PAGE, areas_of
@@ -28,6 +29,16 @@ def test_there_are_at_least_120_checks() -> None:
 
 def test_the_contract_page_has_every_area_of_requirements() -> None:
     assert areas_of((ROOT / CONTRACT_PAGE).read_text()) == {name.split("-")[1] for name in REQUIREMENTS}
+
+
+def test_no_page_names_a_requirement_that_there_is_not() -> None:
+    named = {
+        (name, page.relative_to(ROOT).as_posix())
+        for page in [*(ROOT / "docs").rglob("*.md"), *(ROOT / "drivers").glob("*/*.md")]
+        for name in re.findall(r"GD-[A-Z]+-\d{3}", page.read_text())
+    }
+    assert {name for name, _ in named}, "no page names any: this test looks at the wrong place"
+    assert sorted((name, page) for name, page in named if name not in REQUIREMENTS) == []
 
 
 def test_every_requirement_says_what_to_do() -> None:

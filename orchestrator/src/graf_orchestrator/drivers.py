@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graf_orchestrator.status import ConditionValue, timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from graf.crd.driverclass import DriverClass
     from graf.shell.proto import manager_pb2 as pb
@@ -71,9 +71,17 @@ def report_of(name: str, link: SiteLink | None) -> pb.DriverReport | None:
 
 
 def driver_class_status(
-    name: str, generation: int, links: Mapping[str, SiteLink], now_s: float
+    name: str, generation: int, links: Mapping[str, SiteLink], now_s: float, selects_no_site_of: Collection[str] = ()
 ) -> tuple[dict[str, Any], ConditionValue]:
-    """The part of a class' status that the sites tell, and the condition `Ready`."""
+    """The part of a class' status that the sites tell, and the condition `Ready`.
+
+    Args:
+        name: of the class.
+        generation: of its spec.
+        links: what the sites told last.
+        now_s: on the clock of `links`.
+        selects_no_site_of: the sites that there are, when the class' siteSelector selects none of them.
+    """
     sites = []
     for site, link in sorted(links.items()):
         if link.report is None:
@@ -87,6 +95,13 @@ def driver_class_status(
     told = sorted((item for item in sites if item["reason"]), key=lambda item: item["reason"].startswith("Upgrade"))
     first = told[0] if told else None
     status["reason"] = f"{first['site']}: {first['reason']}" if first else ""
+    if not sites and selects_no_site_of:
+        status["reason"] = "SelectsNoSite"
+        text = (
+            f"its siteSelector selects none of the sites {', '.join(sorted(selects_no_site_of))}; correct matchLabels, "
+            f"or label a Site"
+        )
+        return status, ConditionValue("Ready", "False", "SelectsNoSite", text)
     if not sites:
         return status, ConditionValue("Ready", "Unknown", "NotUsed", "no site has told of it")
     if not bad:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from graf.core.planning import GroupView, failback_name, newer, plan_failback
 from graf.crd.compile import compile_group, driver_classes_for
+from graf.crd.driver_rules import selects
 from graf.shell.logs import event
 from graf.shell.proto import manager_pb2 as pb
 from graf_orchestrator.drivers import class_document, driver_class_status, waits_for
@@ -364,7 +365,11 @@ class Reconciler:
             value = [_supported(world, kind, name)]
             status: dict[str, Any] = {"observedGeneration": generation}
             if kind == "DriverClass":
-                told, ready = driver_class_status(name, generation, self._state.links(), self._state.clock())
+                usable = world.usable_classes.get(name)
+                nowhere = usable is not None and not any(selects(usable, site) for site in world.sites.values())
+                told, ready = driver_class_status(
+                    name, generation, self._state.links(), self._state.clock(), tuple(world.sites) if nowhere else ()
+                )
                 status.update(told)
                 value.append(ready)
             status["conditions"] = conditions(value, old.get("conditions") or [], generation, wall_s)

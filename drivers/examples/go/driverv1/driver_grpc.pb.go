@@ -25,6 +25,8 @@
 //   GD-CALL-004 MUST: Unknown fields are ignored.
 //   GD-CALL-005 MUST: Every error is a status of the contract's table with a message for people; no traceback.
 //   GD-CALL-006 MUST: Calls for many components, or many callers, do not disturb each other.
+//   GD-CALL-007 MUST: Waiting for a peer or a position holds up no change of role.
+//   GD-CALL-008 MUST: An answer has at most 256 KiB.
 // End of requirements.
 // Requirements EPOCH:
 //   GD-EPOCH-001 MUST: An epoch lower than the highest ever seen is refused with FAILED_PRECONDITION.
@@ -328,6 +330,7 @@ type ComponentClient interface {
 	//	GD-POS-008 MUST: A position given by the active is reached at a standby that follows it.
 	//	GD-POS-009 MUST: The position covers every acknowledged write.
 	//	GD-POS-010 MUST: Without an epoch (0) it is refused with INVALID_ARGUMENT.
+	//	GD-POS-011 MUST: It waits: a position that arrives within timeout_ms is told as reached.
 	//
 	// End of requirements.
 	Quiesce(ctx context.Context, in *QuiesceRequest, opts ...grpc.CallOption) (*QuiesceResponse, error)
@@ -384,6 +387,7 @@ type ComponentClient interface {
 	//	GD-WATCH-004 MUST: Several watches at the same time get the same facts.
 	//	GD-WATCH-005 MUST: There is a sign of life at least every 2 s.
 	//	GD-WATCH-006 MUST: A watch that is cancelled disturbs nothing.
+	//	GD-WATCH-007 MUST: It goes on until its caller or the driver ends, whatever it has told already.
 	//
 	// End of requirements.
 	WatchStatus(ctx context.Context, in *WatchStatusRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ComponentStatus], error)
@@ -581,6 +585,7 @@ type ComponentServer interface {
 	//	GD-POS-008 MUST: A position given by the active is reached at a standby that follows it.
 	//	GD-POS-009 MUST: The position covers every acknowledged write.
 	//	GD-POS-010 MUST: Without an epoch (0) it is refused with INVALID_ARGUMENT.
+	//	GD-POS-011 MUST: It waits: a position that arrives within timeout_ms is told as reached.
 	//
 	// End of requirements.
 	Quiesce(context.Context, *QuiesceRequest) (*QuiesceResponse, error)
@@ -637,6 +642,7 @@ type ComponentServer interface {
 	//	GD-WATCH-004 MUST: Several watches at the same time get the same facts.
 	//	GD-WATCH-005 MUST: There is a sign of life at least every 2 s.
 	//	GD-WATCH-006 MUST: A watch that is cancelled disturbs nothing.
+	//	GD-WATCH-007 MUST: It goes on until its caller or the driver ends, whatever it has told already.
 	//
 	// End of requirements.
 	WatchStatus(*WatchStatusRequest, grpc.ServerStreamingServer[ComponentStatus]) error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,11 @@ def hooks(sites: dict[str, Site], namespace: str) -> dict[str, Callable[[str, st
     def lose(site: str, _: str) -> None:
         sites[site].away(AWAY_S)
 
-    return {"write": write, "read": read, "wipe": wipe, "break": lose}
+    def archived(_: str, archive: str) -> str:
+        files = [path for folder in archive.split(", ") for path in Path(folder).glob("*.yaml")]
+        return " ".join(value for path in files for value in re.findall(r"sanity-\d+-\d+-\d+", path.read_text()))
+
+    return {"write": write, "read": read, "wipe": wipe, "break": lose, "archived": archived}
 
 
 def told(report: Report) -> None:

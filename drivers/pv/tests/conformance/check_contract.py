@@ -62,6 +62,7 @@ VOLSYNC_SKIPS: dict[str, str] = {
     "resync-rebuilds": _NEVER_CLEAN,
     "resync-driver-chooses": _NEVER_CLEAN,
     "resync-archives": _NEVER_CLEAN,
+    "resync-archive-holds": _NEVER_CLEAN,
     "resync-brings-data": _NEVER_CLEAN,
     "resync-diverged-does-not-follow": _NEVER_CLEAN,
     "resync-follow-of-diverged": _NEVER_CLEAN,
@@ -97,7 +98,10 @@ def hooks(folder: Path) -> dict[str, Callable[[str, str], str | None]]:
         """The live copy goes away under the application, and the link to it stays."""
         (folder / site / "live" / "tree").rename(folder / f"lost-{site}")
 
-    return {"write": write, "read": read, "wipe": wipe, "break": lose}
+    def archived(_: str, archive: str) -> str:
+        return " ".join(path.name for path in Path(archive).rglob("sanity-*"))
+
+    return {"write": write, "read": read, "wipe": wipe, "break": lose, "archived": archived}
 
 
 def told(report: Report, name: str) -> None:

@@ -7,6 +7,6 @@ Start reading at `requirements`, then `checks`; `config` says what a driver's au
 """
 
 from graf_driver_sanity.config import Config, ConfigError, load
-from graf_driver_sanity.runner import Failure, Report, Skip, run, run_sync
+from graf_driver_sanity.runner import Failure, Report, Skip, in_words, run, run_sync
 
-__all__ = ["Config", "ConfigError", "Failure", "Report", "Skip", "load", "run", "run_sync"]
+__all__ = ["Config", "ConfigError", "Failure", "Report", "Skip", "in_words", "load", "run", "run_sync"]

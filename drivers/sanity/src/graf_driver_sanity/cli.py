@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from graf_driver_sanity.config import Config, ConfigError, Side, load
+from graf_driver_sanity.config import Config, ConfigError, Tls, load, side, unknown_check
 from graf_driver_sanity.registry import all_checks
-from graf_driver_sanity.runner import STOPS, in_words, run, until_told_to_stop
+from graf_driver_sanity.runner import START, STOPS, in_words, run, until_told_to_stop
 
 app = typer.Typer(add_completion=False)
 
@@ -21,12 +21,22 @@ app = typer.Typer(add_completion=False)
 def check(
     config: Annotated[Path | None, typer.Option(help="YAML or Python file; see docs/how-to/check-a-driver.md.")] = None,
     endpoint: Annotated[str, typer.Option(help="A running driver: unix:/path or host:port.")] = "",
+    tls_dir: Annotated[
+        Path | None, typer.Option(help="For host:port with TLS: ca.crt, tls.crt and tls.key of a client.")
+    ] = None,
+    server_name: Annotated[str, typer.Option(help="Name in the driver's certificate, for --tls-dir.")] = "",
+    accept_unproved: Annotated[
+        bool, typer.Option("--accept-unproved", help="Status 0 though guarantees that are declared were not looked at.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the same JSON object to this file, beside the lines.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this check or area; may be repeated.")] = None,
     list_checks: Annotated[bool, typer.Option("--list", help="List the checks and end.")] = False,
 ) -> None:
-    """Checks whether a driver keeps the contract graf.driver.v1. Status 0: it does; 1: it does not; 2: not run."""
+    """Checks whether a driver keeps the contract graf.driver.v1.
+
+    Status 0: it does; 1: it does not, or a guarantee that it declares is NOT PROVED; 2: it could not be run.
+    """
     if list_checks:
         for one in all_checks():
             typer.echo(f"{one.id}  {', '.join(one.requirements)}  {one.sentence}")
@@ -38,7 +48,10 @@ def check(
         typer.echo(f"graf-driver-sanity: --only {', '.join(unknown)} names no check and no area; see --list", err=True)
         raise typer.Exit(2)
     try:
-        wanted = _configuration(config, endpoint)
+        for name in only or ():
+            if name != START and not any(name in (one.id, one.id.partition("-")[0]) for one in all_checks()):
+                raise ConfigError(f"--only: {unknown_check(name)}")
+        wanted = _configuration(config, endpoint, None if tls_dir is None else Tls(tls_dir, server_name))
     except ConfigError as error:
         typer.echo(f"graf-driver-sanity: {error}", err=True)
         raise typer.Exit(2) from None
@@ -57,7 +70,9 @@ def check(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(found + "\n")
-    raise typer.Exit(1 if report.failures else 0)
+    if not report.could_start and not wanted.site.startable:  # nobody is there: that says nothing of the contract
+        raise typer.Exit(2)
+    raise typer.Exit(0 if report.kept or (accept_unproved and not report.failures) else 1)
 
 
 def _leave(number: int, frame: object) -> None:
@@ -65,12 +80,14 @@ def _leave(number: int, frame: object) -> None:
     raise SystemExit(2)
 
 
-def _configuration(path: Path | None, endpoint: str) -> Config:
+def _configuration(path: Path | None, endpoint: str, tls: Tls | None) -> Config:
+    if tls is not None and (not endpoint or endpoint.startswith(("unix:", "/"))):
+        raise ConfigError("--tls-dir is of a driver at host:port; give it as --endpoint")
     if path is not None:
-        return load(path, endpoint)
+        return load(path, endpoint, tls)
     if not endpoint:
         raise ConfigError("neither --config nor --endpoint was given; say which driver to check")
-    return Config(site=Side("east", endpoint))
+    return Config(site=side("east", endpoint, tls))
 
 
 def main() -> None:

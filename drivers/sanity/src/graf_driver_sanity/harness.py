@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import grpc
-from google.protobuf import struct_pb2
+from google.protobuf import struct_pb2, text_format
 from graf_driver_sdk.calls import EPOCH_KEY, REASON_KEY
 from graf_driver_sdk.client import CHANNEL_OPTIONS
+from graf_driver_sdk.tls import ClientTls, TlsFiles
 from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
 from graf_driver_sdk.v1 import driver_pb2_grpc
@@ -65,6 +66,7 @@ class End:
             self.launcher = Process(side.command, side.environment, side.endpoint, side.directory)
         self.endpoint = side.endpoint or (self.launcher.endpoint if self.launcher else "")
         self.said: list[str] = []  # every text that the driver answered with, for the search for secrets
+        self.biggest: tuple[int, str] = (0, "")  # bytes of the largest answer, and the call
         self._channel: grpc.aio.Channel | None = None
 
     async def open(self) -> None:
@@ -82,14 +84,19 @@ class End:
                 if dead or time.monotonic() > ends:
                     log = self.launcher.log()[-600:] if self.launcher else ""
                     how = "it ended" if dead else f"no answer within {self.config.budget.start_s:g} s"
-                    raise Violation(f"the driver at {self.endpoint} does not start: {how} ({refused}) {log}") from None
+                    what = "does not start" if self.launcher else "does not answer"
+                    raise Violation(f"the driver at {self.endpoint} {what}: {how} ({refused}) {log}".strip()) from None
             await asyncio.sleep(0.05)
 
     async def connect(self) -> None:
         """A new connection."""
         if self._channel is not None:
             await self._channel.close()
-        self._channel = grpc.aio.insecure_channel(self.endpoint, options=CHANNEL_OPTIONS)
+        if (tls := self.side.tls) is None:
+            self._channel = grpc.aio.insecure_channel(self.endpoint, options=CHANNEL_OPTIONS)
+        else:
+            client = ClientTls(TlsFiles.load(tls.directory), tls.server_name)
+            self._channel = client.open(self.endpoint, CHANNEL_OPTIONS)
         self.identity: Any = driver_pb2_grpc.IdentityStub(self._channel)
         self.component: Any = driver_pb2_grpc.ComponentStub(self._channel)
 
@@ -101,20 +108,27 @@ class End:
             refused = Refused(name, error)
             self.said.append(refused.message)
             self.said.append(repr(error.trailing_metadata()))
+            if refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise Violation(f"{name}: the answer is too large for gRPC: {refused.message}") from None
             if refused.code not in _CODES:
                 raise Violation(f"{refused}: the table of errors has no {refused.code.name}") from None
             raise refused from None
-        self.said.append(str(answer))
+        self.hear(name, answer)
         return answer
+
+    def hear(self, name: str, answer: Any) -> None:
+        """Keeps what was said, and how much it was."""
+        self.said.append(text_format.MessageToString(answer, as_utf8=True))
+        self.biggest = max(self.biggest, (answer.ByteSize(), name))
 
     def begin(self, name: str, request: Any, timeout_s: float | None = None) -> Any:
         """An RPC in flight, to be awaited or cancelled."""
         stub = self.identity if name in ("GetInfo", "Probe") else self.component
         return getattr(stub, name)(request, timeout=timeout_s or self.config.budget.call_s)
 
-    def watch(self, spec: pb.ComponentSpec) -> Any:
+    def watch(self, spec: pb.ComponentSpec) -> Watch:
         """A stream of statuses."""
-        return self.component.WatchStatus(pb.WatchStatusRequest(spec=spec))
+        return Watch(self.component.WatchStatus(pb.WatchStatusRequest(spec=spec)), self)
 
     async def close(self) -> None:
         """Ends the connection and what the kit started."""
@@ -125,6 +139,24 @@ class End:
                 await self.launcher.stop()
             finally:
                 self.launcher.cleanup()
+
+
+class Watch:
+    """A stream of statuses; what it tells is kept as what calls tell."""
+
+    def __init__(self, stream: Any, end: End) -> None:
+        self._stream, self._end = stream, end
+
+    async def read(self) -> Any:
+        """The next status, or the end of the stream."""
+        message = await self._stream.read()
+        if message is not grpc.aio.EOF:
+            self._end.hear("WatchStatus", message)
+        return message
+
+    def cancel(self) -> None:
+        """Ends it."""
+        self._stream.cancel()
 
 
 class Harness:
@@ -420,15 +452,28 @@ class Harness:
         hook = self.config.hooks[name]
         side = (end or self.site).side
         if callable(hook):
-            result = hook(side.name, value)
-            return str((await result if inspect.isawaitable(result) else result) or "")
+            try:
+                result = hook(side.name, value)
+                return str((await result if inspect.isawaitable(result) else result) or "")
+            except Exception as error:
+                raise HookError(f"hook {name} failed: {type(error).__name__}: {error}") from error
         environment = {
             **os.environ, **side.environment, "GRAF_SANITY_SITE": side.name, "GRAF_SANITY_VALUE": value,
         }  # fmt: skip
-        process = await asyncio.create_subprocess_exec(
-            *hook, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-        output, _ = await process.communicate()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *hook, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            )
+        except OSError as error:
+            raise HookError(f"hook {name} cannot be started: {' '.join(hook)}: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(self.budget.transition_s + 30):
+                output, _ = await process.communicate()
+        except TimeoutError:
+            raise HookError(f"hook {name} did not end within {self.budget.transition_s + 30:g} s") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
         text = output.decode(errors="replace").strip()
         if process.returncode:
             raise HookError(f"hook {name} ended with status {process.returncode}: {text[-300:]}")

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from graf_driver_sdk.driver import Driver
 from graf_driver_sdk.epoch import EpochGuard
+from graf_driver_sdk.listen import MAX_PATH_BYTES
 from graf_driver_sdk.server import DriverServer, Limits
 
 
@@ -42,22 +43,29 @@ class Launcher(Protocol):
         """Removes what `start` made. Called once, after the last `stop` or `kill`."""
 
 
+def _short_directory() -> tempfile.TemporaryDirectory[str]:
+    """A new folder whose sockets have paths that the kernel takes, also where TMPDIR is long."""
+    is_long = len(os.fsencode(tempfile.gettempdir())) > MAX_PATH_BYTES - len("/gsan-12345678/d.sock")
+    return tempfile.TemporaryDirectory(prefix="gsan-", dir="/tmp" if is_long else None)  # noqa: S108 - its folder is private
+
+
 class Process:
     """A driver's process in a session of its own, its output in a file."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], endpoint: str = "", cwd: Path | None = None
     ) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="gsan-")  # short: a unix socket's path has 107 bytes
+        self._directory = _short_directory()
         root = Path(self._directory.name)
         self._command = tuple(command)
         self._cwd = cwd
         self._endpoint = endpoint or f"unix:{root}/d.sock"
-        socket = self._endpoint.removeprefix("unix:")
+        is_socket = self._endpoint.startswith("unix:")
+        where = {"GRAF_DRIVER_SOCKET": self._endpoint.removeprefix("unix:")}
         temporary = root / "tmp"  # what a killed driver could not take away goes with the kit's folder
         temporary.mkdir()
         own = {
-            "GRAF_DRIVER_SOCKET": socket,
+            **(where if is_socket else {"GRAF_DRIVER_ENDPOINT": self._endpoint}),
             "GRAF_DRIVER_STATE_DIR": str(root / "state"),
             "TMPDIR": str(temporary),
         }
@@ -121,7 +129,7 @@ class InProcess:
         limits: Limits | None = None,
         tweak: Callable[[DriverServer], None] = lambda server: None,
     ) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="gsan-")
+        self._directory = _short_directory()
         self._make, self._make_guard, self._tweak = driver, guard, tweak
         self._limits = limits or Limits(refresh_s=0.5, patience_s=0.5, grace_s=0.1)
         self._server: DriverServer | None = None

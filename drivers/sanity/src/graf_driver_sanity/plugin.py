@@ -42,12 +42,20 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     items.extend(_Item.from_parent(session, name=one.id, run=run) for one in all_checks())
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Only what was selected is run."""
+    run = session.config.stash.get(_RUN, None)
+    if run is not None:
+        run.only = [item.name for item in session.items if isinstance(item, _Item)]
+
+
 class _Run:
     """The one run behind all tests."""
 
     def __init__(self, config: Any) -> None:
         self._config = config
         self._report: Report | None = None
+        self.only: list[str] = []
 
     @property
     def ran(self) -> bool:
@@ -59,7 +67,7 @@ class _Run:
         from graf_driver_sanity.runner import run_sync
 
         if self._report is None:
-            self._report = run_sync(self._config)
+            self._report = run_sync(self._config, self.only)
         return self._report
 
 
@@ -83,12 +91,20 @@ class _Item(pytest.Item):
 
     def runtest(self) -> None:
         """Takes the check's outcome from the report."""
+        from graf_driver_sanity.runner import START
+
         report = self._run.report()
+        for one in report.unproved:
+            if one.id == self.name and not one.accepted:
+                raise _BrokenError(
+                    f"{one.requirement} is NOT PROVED: {one.passes} would have passed\nseen: not run: {one.reason}\n"
+                    f"do:   configure it, or say under `skip` why it cannot be looked at here"
+                )
         for skip in report.skipped:
             if skip.id == self.name:
                 pytest.skip(skip.reason)
         for failure in report.failures:
-            if failure.id in (self.name, "start"):
+            if failure.id in (self.name, START):
                 raise _BrokenError(f"{failure.requirement}\nseen: {failure.seen}\ndo:   {failure.fix}")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:

@@ -81,6 +81,7 @@ GD-WATCH-003 | MUST | WatchStatus | A new watch after a loss of connection or a 
 GD-WATCH-004 | MUST | WatchStatus | Several watches at the same time get the same facts. | Broadcast.
 GD-WATCH-005 | MUST | WatchStatus | There is a sign of life at least every 2 s. | Repeat the status each second.
 GD-WATCH-006 | MUST | WatchStatus | A watch that is cancelled disturbs nothing. | Free what it held.
+GD-WATCH-007 | MUST | WatchStatus | It goes on until its caller or the driver ends, whatever it has told already. | Do not count; do not give up after an error of the component.
 GD-GATE-001 | MUST | RenewLease | An open gate stays open until the new deadline. | Move the end of the kernel's element.
 GD-GATE-002 | MUST | RenewLease | A gate that is shut is never opened by RenewLease: open is false. | Update, never add.
 GD-GATE-003 | MUST | EnsureRole, RenewLease | The gate shuts by itself at the deadline. | Let the kernel end it, not a timer of the driver.
@@ -100,6 +101,7 @@ GD-POS-007 | MUST | AwaitPosition | A text that is no position is refused with I
 GD-POS-008 | MUST | AwaitPosition | A position given by the active is reached at a standby that follows it. | Use one notation at all sites.
 GD-POS-009 | MUST | Quiesce | The position covers every acknowledged write. | Read it after the last acknowledgement.
 GD-POS-010 | MUST | Quiesce, Unquiesce, RenewLease | Without an epoch (0) it is refused with INVALID_ARGUMENT. | Check it first.
+GD-POS-011 | MUST | AwaitPosition | It waits: a position that arrives within timeout_ms is told as reached. | Look again, until the time is over.
 GD-RESYNC-001 | MUST | Assess | CLEAN when nothing is missing and nothing is too much. | Compare whole histories.
 GD-RESYNC-002 | MUST | Assess | BEHIND when only something is missing. | Compare whole histories, not their lengths.
 GD-RESYNC-003 | MUST | Assess | DIVERGED when this site has what the active does not, and divergent names it. | Subtract the histories.
@@ -119,6 +121,8 @@ GD-CALL-003 | MUST | all | A cancelled call leaves a state from which the same c
 GD-CALL-004 | MUST | all | Unknown fields are ignored. | Use the generated parser as it is.
 GD-CALL-005 | MUST | all | Every error is a status of the contract's table with a message for people; no traceback. | Map errors by the table.
 GD-CALL-006 | MUST | all | Calls for many components, or many callers, do not disturb each other. | Share no state between components.
+GD-CALL-007 | MUST | AwaitPosition, Assess | Waiting for a peer or a position holds up no change of role. | Take no lock of the mutating calls; FENCED must always be possible.
+GD-CALL-008 | MUST | all | An answer has at most 256 KiB. | Cut texts off; name where the whole is.
 GD-CRASH-001 | MUST | all | After kill -9 in the middle of a call, the restarted driver completes the same call. | Derive the state from the component, not from memory.
 GD-CRASH-002 | MUST | process | After a restart nothing is accepted that was not before: a component that was not ACTIVE stays shut. | Start without a role.
 GD-CRASH-003 | MUST | process | It starts again on the same socket after kill -9. | Remove a stale socket; hold a lock.

@@ -20,6 +20,10 @@ from graf_driver_sanity.requirements import REQUIREMENTS
 
 STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NOTHING_LEFT: Final = "what the kit itself promises: it leaves nothing behind"
+_OWN_WORD: Final = (
+    "no client was asked: that nobody is served while it is not ACTIVE is the driver's own word; configure hooks.write"
+)
+START: Final = "start"  # stands for the id of a check when the driver could not be reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,17 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Unproved:
-    """A guarantee that the driver declares and this run did not look at: what a driver could do, and pass."""
+    """A guarantee that the driver declares and this run did not look at: what a driver could do, and pass.
+
+    Attributes:
+        accepted: the configuration's own reason under `skip`; "" when nobody has decided to do without it.
+    """
 
     id: str
     requirement: str
     passes: str
     reason: str
+    accepted: str = ""
 
 
 @dataclass(slots=True)
@@ -61,11 +70,22 @@ class Report:
     skipped: list[Skip] = field(default_factory=list)
     unproved: list[Unproved] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def checks(self) -> int:
         """How many there are."""
         return len(self.passed) + len(self.failures) + len(self.skipped)
+
+    @property
+    def could_start(self) -> bool:
+        """Whether there was a driver to check at all."""
+        return all(failure.id != START for failure in self.failures)
+
+    @property
+    def kept(self) -> bool:
+        """Whether nothing was broken, and all that is declared was looked at or is left out on purpose."""
+        return not self.failures and all(one.accepted for one in self.unproved)
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -75,6 +95,8 @@ class Report:
             "checks": self.checks,
             "passed": len(self.passed),
             "failed": len(self.failures),
+            "kept": self.kept,
+            "notes": list(self.notes),
             "unproved": [asdict(one) for one in self.unproved],
             "skipped": [asdict(skip) for skip in self.skipped],
             "failures": [asdict(failure) for failure in self.failures],
@@ -94,6 +116,9 @@ def in_words(report: Report) -> str:
             f"  {one.passes} would have passed: {one.id} ({one.requirement}) was not run: {one.reason}"
             for one in report.unproved
         ]
+        if any(not one.accepted for one in report.unproved):
+            lines.append("  do:   configure what is missing, or say under `skip` why it cannot be looked at here")
+    lines += [f"note: {note}" for note in report.notes]
     lines.append(
         f"{report.driver}: {report.checks} checks, {len(report.passed)} passed, {len(report.failures)} failed, "
         f"{len(report.skipped)} skipped"
@@ -121,7 +146,7 @@ def reason_to_skip(one: Check, harness: Harness) -> str:
         "process": config.site.startable,
         "peer": config.peer is not None,
         "invalid": bool(config.invalid),
-        "secrets": bool(config.secrets),
+        "secrets": bool(config.all_secrets),
         "unreachable": config.unreachable_peer is not None,
     }
     words = {
@@ -156,7 +181,7 @@ async def run(
         try:
             await harness.open()
         except Exception as error:
-            report.failures.append(_not_started(error))
+            report.failures.append(_not_started(error, config))
             return report
         finally:
             report.version = harness.version
@@ -166,6 +191,8 @@ async def run(
             report.seconds[one.id] = round(time.monotonic() - began, 3)
             _note_unproved(one, harness, report)
             told(one.id, outcome)
+        if not only and "write" not in config.hooks:
+            report.notes.append(_OWN_WORD)
     finally:
         try:
             await harness.close()
@@ -174,17 +201,23 @@ async def run(
     return report
 
 
-def _not_started(error: Exception) -> Failure:
+def _not_started(error: Exception, config: Config) -> Failure:
     if isinstance(error, Refused) and error.code is grpc.StatusCode.INVALID_ARGUMENT:
         fix = "the driver runs and refuses its parameters: correct those of site (and of peer) in the configuration"
-        return Failure("start", "GD-VALID-001", str(error), fix)
-    return Failure("start", "GD-INFO-001", in_a_line(error), "start the command by hand and look at its output")
+        return Failure(START, "GD-VALID-001", str(error), fix)
+    seen, fix = in_a_line(error), "start the command by hand and look at its output"
+    if isinstance(error, OSError) and error.strerror:
+        seen = f"{error.filename or 'the command'} cannot be started: {error.strerror}"
+    if not config.site.startable:
+        fix = "look whether a driver serves graf.driver.v1 there, with or without TLS as you say it does (--tls-dir)"
+    return Failure(START, "GD-INFO-001", seen, fix)
 
 
 def _note_unproved(one: Check, harness: Harness, report: Report) -> None:
     skip = report.skipped[-1] if report.skipped else None
     if skip is not None and skip.id == one.id and one.guards & harness.capabilities:
-        report.unproved.append(Unproved(one.id, ", ".join(one.requirements), one.unproved, skip.reason))
+        accepted = harness.config.skip.get(one.id, "")
+        report.unproved.append(Unproved(one.id, ", ".join(one.requirements), one.unproved, skip.reason, accepted))
 
 
 async def _run_one(one: Check, harness: Harness, report: Report) -> str:
@@ -203,11 +236,13 @@ async def _run_one(one: Check, harness: Harness, report: Report) -> str:
         return f"skipped: {cannot}"
     except (Violation, Refused) as error:
         seen = str(error)
-    except TimeoutError as error:  # the kit's own has no words; a hook's says what it waited for
+    except HookError as error:
+        seen = str(error)
+    except TimeoutError as error:  # the kit's own has no words; a launcher's says what it waited for
         seen = str(error) or f"the check did not end within {limit_s:g} s"
     except Exception as error:
-        # A hook of the author's that raised, a disk that is full: one check's finding, not the end of the run, which
-        # would take the outcome of all others with it.
+        # A launcher of the author's that raised, a disk that is full: one check's finding, not the end of the run,
+        # which would take the outcome of all others with it.
         seen = f"the check could not be carried through: {in_a_line(error)}"
     if not seen:
         report.passed.append(one.id)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,6 +18,8 @@ import pytest
 import redis
 from graf_driver_sanity import Config, Report, run
 from graf_driver_sanity.config import Budget, Invalid, Side
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 PASSWORD = "s3cret-of-both"
 
@@ -45,7 +49,25 @@ def hooks(folder: Path, ports: dict[str, int]) -> dict[str, Callable[[str, str],
             server: Any = client.info("server")
         os.kill(int(server["process_id"]), signal.SIGKILL)
 
-    return {"write": write, "read": read, "break": kill}
+    def archived(_: str, archive: str) -> str:
+        """A server of its own, on a copy, tells what is in the archive."""
+        with tempfile.TemporaryDirectory(prefix="gra-") as place:
+            shutil.copy(archive, Path(place, "dump.rdb"))
+            own = [*("--dir", place), *("--port", "0"), *("--unixsocket", f"{place}/s"), *("--save", "")]
+            server = subprocess.Popen(["redis-server", *own], stdout=subprocess.DEVNULL)
+            try:
+                retry = Retry(ConstantBackoff(0.05), 200)
+                errors = [redis.exceptions.ConnectionError, redis.exceptions.BusyLoadingError]
+                with redis.Redis(
+                    unix_socket_path=f"{place}/s", decode_responses=True, retry=retry, retry_on_error=errors
+                ) as client:
+                    keys: Any = client.keys("value:*")
+                    return " ".join(key.removeprefix("value:") for key in keys)
+            finally:
+                server.kill()
+                server.wait()
+
+    return {"write": write, "read": read, "break": kill, "archived": archived}
 
 
 def told(report: Report) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+import time
+from typing import Any, Final
 
 import grpc
 from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
-from graf_driver_sanity.checks.common import CALLS, FORBIDDEN, INVALID, MUTATING, facts, request_of, slug
+from graf_driver_sanity.checks.common import CALLS, FORBIDDEN, INVALID, MUTATING, ended, facts, request_of, slug
 from graf_driver_sanity.harness import ROLES, Harness, Refused, role_name
 from graf_driver_sanity.registry import Violation, check, expect
+
+LARGEST_ANSWER: Final = 256 * 1024
 
 
 async def outcome(call: Any) -> grpc.StatusCode:
@@ -53,6 +56,28 @@ async def rising_epochs(h: Harness) -> None:
     await h.ensure("FENCED")
     status = await h.status()
     expect(status.role == ROLES["FENCED"] and not status.accepting, f"it is {role_name(status.role)}")
+
+
+@check("call-falling-epochs-at-once", "GD-CALL-001", "GD-EPOCH-001")
+async def falling_epochs(h: Harness) -> None:
+    """FENCED at once with ACTIVE in lower epochs: once it was admitted none of those takes effect."""
+    for _ in range(3):
+        await h.reach("FENCED")
+        lower = [h.request("ACTIVE", h.next_epoch()) for _ in range(7)]
+        highest = h.next_epoch()
+        codes = await at_once(h, "EnsureRole", [h.request("FENCED", highest), *reversed(lower)])
+        allowed = {grpc.StatusCode.OK, grpc.StatusCode.ABORTED, FORBIDDEN}
+        expect(set(codes) <= allowed, f"codes {sorted(code.name for code in codes)}")
+        if codes[0] is not grpc.StatusCode.OK:
+            continue
+        ends = time.monotonic() + 0.3
+        while time.monotonic() < ends:
+            status = await h.status()
+            seen = (
+                f"FENCED in epoch {highest} was admitted; the status tells {status.epoch}, accepting {status.accepting}"
+            )
+            expect(status.epoch == highest and not status.accepting, seen)
+            await asyncio.sleep(0.02)
 
 
 @check("call-quiesce-and-fence-at-once", "GD-CALL-001", capabilities=(Capability.POSITION,))
@@ -105,6 +130,50 @@ def _cancel(call: str) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await outcome(handle)
         await _works(h, call)
+
+
+async def stays_shut(h: Harness, seconds: float = 0.4) -> None:
+    """The component is FENCED and stays so: nothing that was begun before takes effect."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        status = await h.status()
+        shut = not status.accepting and status.role == ROLES["FENCED"]
+        expect(shut, f"FENCED was completed, later it is {role_name(status.role)}, accepting {status.accepting}")
+        await asyncio.sleep(0.02)
+
+
+def _nothing_later(how: str) -> None:
+    @check(
+        f"call-{how}-active-opens-nothing-later",
+        "GD-CALL-003" if how == "cancelled" else "GD-CALL-002",
+        "GD-ROLE-013",
+        sentence=f"An ACTIVE that was {how} takes no effect after a FENCED that was completed since.",
+    )
+    async def body(h: Harness) -> None:
+        for pause_s in (0.002, 0.02, 0.06):
+            await h.reach("FENCED")
+            request = h.request("ACTIVE", h.next_epoch())
+            handle = h.site.begin("EnsureRole", request, pause_s if how == "late" else None)
+            await asyncio.sleep(pause_s)
+            await ended(handle)
+            await h.ensure("FENCED")
+            await stays_shut(h)
+
+
+_nothing_later("cancelled")
+_nothing_later("late")
+
+
+@check("call-fenced-beside-active-wins", "GD-CALL-001", "GD-ROLE-013")
+async def fenced_beside_active(h: Harness) -> None:
+    """FENCED in a newer epoch beside an ACTIVE in flight: once both have ended it is FENCED."""
+    for pause_s in (0.0, 0.005, 0.03):
+        await h.reach("FENCED")
+        handle = h.site.begin("EnsureRole", h.request("ACTIVE", h.next_epoch()))
+        await asyncio.sleep(pause_s)
+        await h.ensure("FENCED")
+        await outcome(handle)
+        await stays_shut(h)
 
 
 async def _works(h: Harness, call: str) -> None:
@@ -176,6 +245,17 @@ async def errors_have_words(h: Harness) -> None:
     for name, request in requests:
         refused = await h.refusal(name, request, INVALID, FORBIDDEN)
         expect(len(refused.message) >= 10, f"{name}: the message is {refused.message!r}")
+
+
+@check("call-answers-are-small", "GD-CALL-008")
+async def answers_are_small(h: Harness) -> None:
+    """No answer of this run has more than 256 KiB, the status of each role among them."""
+    await h.site.call("GetInfo", pb.GetInfoRequest())
+    for role in ("FENCED", "ACTIVE", "INVALIDATED"):
+        await h.reach(role)
+        await h.status()
+    size, call = max(end.biggest for end in h.ends)
+    expect(size <= LARGEST_ANSWER, f"an answer of {call} has {size} bytes")
 
 
 @check("call-many-components", "GD-CALL-006")

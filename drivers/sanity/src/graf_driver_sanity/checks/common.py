@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any, Final
 
 import grpc
@@ -70,6 +72,13 @@ def request_of(h: Harness, call: str, epoch: int, role: str = "FENCED") -> Any:
 def facts(status: Any) -> tuple[Any, ...]:
     """What must not change by itself: role, epoch, whether it accepts, position."""
     return (status.role, status.epoch, status.accepting, status.position)
+
+
+async def ended(call: Any) -> None:
+    """Cancels a call in flight; its outcome does not matter here."""
+    call.cancel()
+    with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+        await call.code()
 
 
 async def whatever(h: Harness, call: str, request: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
 from graf_driver_sanity.checks.common import CALLS, FORBIDDEN, INVALID, request_of, slug
@@ -114,6 +115,24 @@ def _stays_shut(role: str, kill: bool) -> None:
 for _name in ("FENCED", "INVALIDATED", "STANDBY"):
     _stays_shut(_name, True)
 _stays_shut("FENCED", False)
+
+
+@check(
+    "crash-quiesced-stays-shut-after-kill",
+    "GD-CRASH-002",
+    "GD-POS-002",
+    capabilities=(Capability.POSITION,),
+    needs=PROCESS,
+)
+async def quiesced_stays_shut(h: Harness) -> None:
+    """A quiesced component accepts nothing after its driver was killed: its position was handed over."""
+    await h.reach("ACTIVE")
+    await h.quiesce()
+    await h.restart()
+    for _ in range(10):
+        status = await h.status()
+        expect(not status.accepting, f"after the restart it accepts, as {role_name(status.role)}")
+        await asyncio.sleep(0.02)
 
 
 @check("crash-active-comes-back", "GD-CRASH-001", "GD-ROLE-005", needs=PROCESS)

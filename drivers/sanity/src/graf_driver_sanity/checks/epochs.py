@@ -23,15 +23,17 @@ def _stale(call: str) -> None:
         sentence=f"{call} with a lower epoch is refused and changes nothing.",
     )
     async def body(h: Harness) -> None:
-        role_there = "FENCED" if call == "Resync" else "ACTIVE"  # elsewhere it would be refused for another reason
-        await h.reach(role_there)
-        stale = h.epoch
-        await h.reach(role_there)
-        before = await h.status()
-        for role in ("FENCED", "STANDBY", "INVALIDATED", "ACTIVE") if call == "EnsureRole" else ("",):
-            for_staleness(await h.refusal(call, request_of(h, call, stale, role), FORBIDDEN))
-        after = await h.status()
-        expect(facts(before) == facts(after), f"before {facts(before)}, after {facts(after)}")
+        # Elsewhere it would be refused for another reason; EnsureRole never is, also where the role is there already.
+        places = {"Resync": ("FENCED",), "EnsureRole": ("FENCED", "ACTIVE")}.get(call, ("ACTIVE",))
+        for place in places:
+            await h.reach(place)
+            stale = h.epoch
+            await h.reach(place)
+            before = await h.status()
+            for role in ("FENCED", "STANDBY", "INVALIDATED", "ACTIVE") if call == "EnsureRole" else ("",):
+                for_staleness(await h.refusal(call, request_of(h, call, stale, role), FORBIDDEN))
+            after = await h.status()
+            expect(facts(before) == facts(after), f"before {facts(before)}, after {facts(after)}")
 
 
 def _restart(call: str, kill: bool) -> None:
@@ -187,6 +189,49 @@ async def per_component(h: Harness) -> None:
         raise CannotCheck(f"the driver takes one component only: {refused.message[:120]}") from None
     told = (await h.status()).epoch
     expect(told == h.epoch, f"this component's epoch went from {h.epoch} to {told}")
+
+
+@check("epoch-per-group", "GD-EPOCH-008", "GD-CALL-006")
+async def per_group(h: Harness) -> None:
+    """A low epoch of a component of the same name in another group is not refused as stale."""
+    await h.reach("FENCED")
+    await h.reach("FENCED")  # above 1, which the other one begins with
+    request = h.request("FENCED", 1)
+    request.spec.group = "sanity-other"
+    try:
+        await h.site.call("EnsureRole", request)
+    except Refused as refused:
+        expect(refused.reason != "stale-epoch", f"the same name in another group at epoch 1: {refused}")
+        raise CannotCheck(f"the driver takes one component only: {refused.message[:120]}") from None
+    told = (await h.status()).epoch
+    expect(told == h.epoch, f"this component's epoch went from {h.epoch} to {told}")
+
+
+def _raises(call: str) -> None:
+    @check(
+        f"epoch-raised-by-{slug(call)}",
+        "GD-EPOCH-001",
+        "GD-EPOCH-004",
+        capabilities=CALLS[call],
+        needs=("peer",) if call == "Resync" else (),
+        sentence=f"A higher epoch that {call} brings is the highest from then on.",
+    )
+    async def body(h: Harness) -> None:
+        if call == "Resync":
+            await h.follow()
+            await h.ensure("FENCED", epoch=h.epoch)
+        else:
+            await h.reach("QUIESCED" if call == "Unquiesce" else "ACTIVE")
+        older = h.epoch
+        await h.site.call(call, request_of(h, call, h.next_epoch()), h.budget.transition_s)
+        told = (await h.status()).epoch
+        expect(told == h.epoch, f"{call} brought epoch {h.epoch}, the status tells {told}")
+        for_staleness(await h.refusal("EnsureRole", h.request("FENCED", older), FORBIDDEN))
+
+
+for _call in MUTATING:
+    if _call != "EnsureRole":
+        _raises(_call)
 
 
 @check("epoch-64-bits", "GD-EPOCH-009")

@@ -36,6 +36,16 @@ async def renew_keeps_open(h: Harness) -> None:
     expect((await h.status()).accepting, "it was renewed and is shut at the end of the first lease")
 
 
+@check("gate-active-again-moves-lease", "GD-ROLE-005", "GD-GATE-001", capabilities=GATE)
+async def active_again_moves(h: Harness) -> None:
+    """ACTIVE again in the same epoch, with a longer lease, keeps the gate open for that one."""
+    await h.reach("FENCED")
+    first = await h.ensure("ACTIVE", lease_s=h.budget.short_lease_s)
+    await h.ensure("ACTIVE", epoch=h.epoch)
+    await asyncio.sleep(max(0.0, (first.lease_deadline_ns - time.monotonic_ns()) / 1e9 + 0.3))
+    expect((await h.status()).accepting, "it was given a longer lease and is shut at the end of the first one")
+
+
 @check("gate-renew-ten-times", "GD-GATE-001", capabilities=GATE)
 async def renew_ten_times(h: Harness) -> None:
     """Ten renewals in a row all say open."""

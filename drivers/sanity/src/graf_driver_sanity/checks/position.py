@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
+import grpc
 from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
-from graf_driver_sanity.checks.common import FORBIDDEN, INVALID, facts, request_of
-from graf_driver_sanity.harness import Harness
-from graf_driver_sanity.registry import Violation, check, expect
+from graf_driver_sanity.checks.common import FORBIDDEN, INVALID, ended, facts, request_of, whatever
+from graf_driver_sanity.harness import Harness, Refused
+from graf_driver_sanity.registry import CannotCheck, Violation, check, expect
 
 POSITION = (Capability.POSITION,)
 
@@ -39,6 +41,20 @@ async def quiesce_is_status(h: Harness) -> None:
     position = await h.quiesce()
     told = (await h.status()).position
     expect(told == position, f"Quiesce gave {position!r}, the status {told!r}")
+
+
+@check("position-quiesce-is-final", "GD-POS-002", "GD-POS-001", capabilities=POSITION)
+async def quiesce_is_final(h: Harness) -> None:
+    """Half a second after Quiesce the position is still that one: nothing was in flight."""
+    await h.reach("ACTIVE")
+    position = await h.quiesce()
+    ends = time.monotonic() + 0.5
+    while time.monotonic() < ends:
+        told = (await h.status()).position
+        expect(told == position, f"Quiesce gave {position!r}, later the status says {told!r}")
+        await asyncio.sleep(0.05)
+    again = await h.quiesce()
+    expect(again == position, f"Quiesce gave {position!r}, half a second later {again!r}")
 
 
 @check("position-after-unquiesce-without-writes", "GD-POS-002", "GD-POS-003", capabilities=POSITION)
@@ -83,6 +99,28 @@ async def unquiesce(h: Harness) -> None:
         await h.finish("Unquiesce", lambda: pb.UnquiesceRequest(spec=h.spec(), epoch=h.epoch))
     status = await h.status()
     expect(status.accepting and status.epoch == h.epoch, f"accepting {status.accepting}, epoch {status.epoch}")
+
+
+@check("position-renewal-keeps-quiesced", "GD-POS-001", "GD-GATE-002", capabilities=(*POSITION, Capability.GATE))
+async def renewal_keeps_quiesced(h: Harness) -> None:
+    """A renewal of the lease does not end Quiesce."""
+    await h.reach("ACTIVE")
+    position = await h.quiesce()
+    await h.renew()
+    status = await h.status()
+    seen = f"accepting {status.accepting}, position {status.position!r} instead of {position!r}"
+    expect(not status.accepting and status.position == position, f"after a renewal: {seen}")
+
+
+@check("position-unquiesce-keeps-gate", "GD-POS-003", "GD-GATE-003", capabilities=(*POSITION, Capability.GATE))
+async def unquiesce_keeps_gate(h: Harness) -> None:
+    """Unquiesce after the end of the lease opens nothing."""
+    await h.reach("FENCED")
+    request = await h.ensure("ACTIVE", lease_s=h.budget.short_lease_s)
+    await whatever(h, "Quiesce", request_of(h, "Quiesce", h.epoch))
+    await asyncio.sleep(max(0.0, (request.lease_deadline_ns - time.monotonic_ns()) / 1e9 + 0.1))
+    await whatever(h, "Unquiesce", request_of(h, "Unquiesce", h.epoch))
+    expect(not (await h.status()).accepting, "the lease is over, and after Unquiesce it accepts")
 
 
 @check("position-unquiesce-keeps-writes", "GD-POS-003", capabilities=POSITION, needs=("hook:write", "hook:read"))
@@ -149,21 +187,57 @@ async def nonsense(h: Harness) -> None:
         await h.refusal("AwaitPosition", _await(h, text, 100), INVALID)
 
 
-@check("position-not-yet", "GD-POS-006", capabilities=POSITION, needs=("peer", "hook:write"))
-async def not_yet(h: Harness) -> None:
-    """A position that the site does not have is not reached, and the answer comes in time."""
+async def elsewhere(h: Harness) -> str:
+    """The site is FENCED and lacks a write of the active peer; the peer's final position."""
     assert h.peer is not None
     await h.follow()
     await h.ensure("FENCED", epoch=h.epoch)  # follows nobody from here on
     await h.ensure("ACTIVE", h.peer, h.epoch)  # with itself alone: it waits for nobody's acknowledgement
     await h.write(h.peer)
     request = pb.QuiesceRequest(spec=h.spec(h.peer), epoch=h.epoch)
-    position = (await h.finish("Quiesce", lambda: request, h.peer)).position
+    return str((await h.finish("Quiesce", lambda: request, h.peer)).position)
+
+
+@check("position-not-yet", "GD-POS-006", capabilities=POSITION, needs=("peer", "hook:write"))
+async def not_yet(h: Harness) -> None:
+    """A position that the site does not have is not reached, and the answer comes in time."""
+    position = await elsewhere(h)
     began = time.monotonic()
     answer = await h.site.call("AwaitPosition", _await(h, position, 300))
     took_s = time.monotonic() - began
     expect(not answer.reached, f"{position} was written elsewhere and is told as reached; here is {answer.position}")
     expect(took_s < 0.3 + 1 + h.budget.status_s, f"timeout_ms was 300, the answer came after {took_s:.1f} s")
+
+
+@check("position-is-waited-for", "GD-POS-011", capabilities=POSITION, needs=("peer", "hook:write"))
+async def waited_for(h: Harness) -> None:
+    """A position that arrives while AwaitPosition waits for it is told as reached."""
+    assert h.peer is not None
+    position = await elsewhere(h)
+    timeout_s = h.budget.transition_s
+    handle = h.site.begin("AwaitPosition", _await(h, position, int(timeout_s * 1000)), timeout_s + 5)
+    await asyncio.sleep(0.1)
+    if handle.done() and await handle.code() is FORBIDDEN:
+        raise CannotCheck("AwaitPosition is refused while the site follows nobody")
+    await h.ensure("STANDBY", epoch=h.epoch, active=h.peer)
+    try:
+        answer = await handle
+    except grpc.aio.AioRpcError as error:
+        raise Violation(str(Refused("AwaitPosition", error))) from None
+    expect(answer.reached, f"{position} came meanwhile and is told as not reached: {answer.message}")
+
+
+@check("position-waiting-beside-fencing", "GD-CALL-007", capabilities=POSITION, needs=("peer", "hook:write"))
+async def waiting_beside_fencing(h: Harness) -> None:
+    """FENCED is completed while AwaitPosition waits for a position that does not come."""
+    position = await elsewhere(h)
+    timeout_s = h.budget.transition_s * 2 + 5
+    handle = h.site.begin("AwaitPosition", _await(h, position, int(timeout_s * 1000)), timeout_s + 5)
+    try:
+        await asyncio.sleep(0.1)
+        await h.ensure("FENCED")
+    finally:
+        await ended(handle)
 
 
 @check("position-moves-to-peer", "GD-POS-008", capabilities=POSITION, needs=("peer",))

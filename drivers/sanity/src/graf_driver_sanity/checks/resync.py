@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
-from graf_driver_sanity.checks.common import FORBIDDEN, INVALID, active_peer, facts
-from graf_driver_sanity.harness import Harness, Refused, struct
+from graf_driver_sanity.checks.common import FORBIDDEN, INVALID, active_peer, ended, facts
+from graf_driver_sanity.harness import Harness, HookError, Refused, struct
 from graf_driver_sanity.registry import Violation, check, expect
 
 RESYNC = (Capability.RESYNC,)
@@ -137,13 +139,15 @@ async def empty(h: Harness) -> None:
     unproved="a driver that always says promotable, also without any data",
 )
 async def wiped_not_promotable(h: Harness) -> None:
-    """A component whose data is gone is not promotable, and says why."""
+    """A component whose data is gone is not promotable, whatever its role, and says why."""
     await common(h)
     await h.ensure("INVALIDATED", epoch=h.epoch)
     await h.hook("wipe")
-    status = await h.status()
-    expect(not status.promotable and bool(status.promotable_reason), f"promotable {status.promotable}, "
-           f"reason {status.promotable_reason!r}")  # fmt: skip
+    for role in ("INVALIDATED", "FENCED"):
+        await h.ensure(role, epoch=h.epoch)
+        status = await h.status()
+        seen = f"without data, as {role}: promotable {status.promotable}, reason {status.promotable_reason!r}"
+        expect(not status.promotable and bool(status.promotable_reason), seen)
     await _rebuild(h)
 
 
@@ -158,6 +162,32 @@ async def unknown(h: Harness) -> None:
         return
     expect(answer.verdict == pb.VERDICT_UNKNOWN, f"the verdict is {name_of(answer.verdict)}")
     expect(bool(answer.message), "UNKNOWN comes without a message")
+
+
+@check("resync-unknown-beside-fencing", "GD-CALL-007", capabilities=RESYNC, needs=("unreachable",))
+async def unknown_beside_fencing(h: Harness) -> None:
+    """FENCED is completed while Assess waits for an active that cannot be reached."""
+    await h.reach("FENCED")
+    peer = pb.Peer(site="elsewhere", role=pb.ROLE_ACTIVE, parameters=struct(h.config.unreachable_peer or {}))
+    timeout_s = h.budget.transition_s * 2 + 5
+    handle = h.site.begin("Assess", pb.AssessRequest(spec=h.spec(), active=peer), timeout_s)
+    try:
+        await asyncio.sleep(0.05)
+        await h.ensure("FENCED")
+    finally:
+        await ended(handle)
+
+
+@check("resync-behind-is-no-lag-of-0", "GD-STATUS-008", capabilities=RESYNC, needs=WRITES)
+async def behind_is_told(h: Harness) -> None:
+    """A site that lacks a write for more than a second tells a lag of as much, or that it does not know."""
+    await behind(h)
+    await asyncio.sleep(1.2)
+    status = await h.status()
+    expect(
+        (status.lag_seconds < 0 or status.lag_seconds >= 1) and status.lag_transactions != 0,
+        f"a write is missing since 1.2 s, told are {status.lag_seconds:g} s and {status.lag_transactions} transactions",
+    )
 
 
 @check("resync-assess-ten-times", "GD-RESYNC-006", capabilities=RESYNC, needs=WRITES)
@@ -227,6 +257,26 @@ async def archives(h: Harness) -> None:
     await diverged(h)
     archive = await _rebuild(h)
     expect(bool(archive), "archive is empty")
+
+
+@check(
+    "resync-archive-holds",
+    "GD-RESYNC-008",
+    capabilities=RESYNC,
+    needs=(*WRITES, "hook:archived"),
+    guards=RESYNC,
+    unproved="a driver that names an archive and throws away what diverged",
+)
+async def archive_holds(h: Harness) -> None:
+    """What only this site had can be found in the archive that REBUILD names."""
+    only_here = await diverged(h)
+    archive = await _rebuild(h)
+    expect(bool(archive), "archive is empty")
+    try:
+        found = (await h.hook("archived", archive)).split()
+    except HookError as error:
+        raise Violation(f"the archive {archive} cannot be read: {error}") from error
+    expect(only_here in found, f"{only_here} is not in {archive}, where {len(found)} values are")
 
 
 @check(

@@ -193,6 +193,8 @@ async def active_accepts_write(h: Harness) -> None:
 
 def _refuses(role: str) -> None:
     capabilities = (Capability.POSITION,) if role == "QUIESCED" else ()
+    # With data behind it, whoever tells FENCED and serves on has a second active.
+    guards = (Capability.POSITION, Capability.RESYNC, Capability.SYNCHRONOUS) if role == "FENCED" else ()
 
     @check(
         f"role-{role.lower()}-refuses-write",
@@ -200,6 +202,8 @@ def _refuses(role: str) -> None:
         "GD-ROLE-004",
         capabilities=capabilities,
         needs=("hook:write",),
+        guards=guards,
+        unproved="a driver that tells FENCED and goes on serving clients" if guards else "",
         sentence=f"A client cannot write while the component is {role}.",
     )
     async def body(h: Harness) -> None:

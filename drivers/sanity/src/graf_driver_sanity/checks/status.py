@@ -142,7 +142,7 @@ async def before_any_role(h: Harness) -> None:
 @check("status-enums", "GD-STATUS-007")
 async def enums(h: Harness) -> None:
     """Role and health are values of the contract, in each role."""
-    for role in ("FENCED", "ACTIVE", "INVALIDATED"):
+    for role in ("FENCED", "ACTIVE", "INVALIDATED", *(("STANDBY",) if h.peer else ())):
         await h.reach(role)
         status = await h.status()
         expect(0 <= status.role <= 4 and 1 <= status.health <= 5, f"role {status.role}, health {status.health}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,10 @@ async def until(h: Harness, stream: Any, what: str, wanted: Callable[[Any], bool
                     return status
     except TimeoutError:
         raise Violation(f"never told: {what}") from None
+
+
+def _is(role: int, status: Any) -> bool:
+    return bool(status.role == role)
 
 
 def _present(role: str) -> None:
@@ -142,6 +147,21 @@ async def sign_of_life(h: Harness) -> None:
         await read(stream, "the present status", h.budget.status_s)
         for _ in range(2):
             await read(stream, "a sign of life, due every 2 s", 2.0 + h.budget.status_s)
+    finally:
+        stream.cancel()
+
+
+@check("watch-goes-on", "GD-WATCH-007", "GD-WATCH-002")
+async def goes_on(h: Harness) -> None:
+    """One watch tells twelve changes of role, one after the other."""
+    await h.reach("FENCED")
+    stream = h.site.watch(h.spec())
+    try:
+        await read(stream, "the present status", h.budget.status_s)
+        for number in range(12):
+            role = "FENCED" if number % 2 else "ACTIVE"
+            await h.reach(role)
+            await until(h, stream, f"change {number + 1}, to {role}", functools.partial(_is, ROLES[role]))
     finally:
         stream.cancel()
 

@@ -28,6 +28,8 @@ Requirements CALL:
   GD-CALL-004 MUST: Unknown fields are ignored.
   GD-CALL-005 MUST: Every error is a status of the contract's table with a message for people; no traceback.
   GD-CALL-006 MUST: Calls for many components, or many callers, do not disturb each other.
+  GD-CALL-007 MUST: Waiting for a peer or a position holds up no change of role.
+  GD-CALL-008 MUST: An answer has at most 256 KiB.
 End of requirements.
 Requirements EPOCH:
   GD-EPOCH-001 MUST: An epoch lower than the highest ever seen is refused with FAILED_PRECONDITION.

@@ -297,6 +297,7 @@ class ComponentServicer:
         GD-POS-008 MUST: A position given by the active is reached at a standby that follows it.
         GD-POS-009 MUST: The position covers every acknowledged write.
         GD-POS-010 MUST: Without an epoch (0) it is refused with INVALID_ARGUMENT.
+        GD-POS-011 MUST: It waits: a position that arrives within timeout_ms is told as reached.
         End of requirements.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -377,6 +378,7 @@ class ComponentServicer:
         GD-WATCH-004 MUST: Several watches at the same time get the same facts.
         GD-WATCH-005 MUST: There is a sign of life at least every 2 s.
         GD-WATCH-006 MUST: A watch that is cancelled disturbs nothing.
+        GD-WATCH-007 MUST: It goes on until its caller or the driver ends, whatever it has told already.
         End of requirements.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
