@@ -120,7 +120,7 @@ workload-sanity: programs ## The conformance kit against the workload driver, ho
 redis-sanity: $(SETUP) ## The conformance kit against two real Redis servers (a minute)
 	.venv/bin/python -m pytest -q drivers/examples/redis/tests/conformance/check_contract.py
 
-MYSQL_SANITY := .venv/bin/graf-driver-sanity --config drivers/mysql/tests/sanity.py --out out/sanity
+MYSQL_SANITY := .venv/bin/graf-driver-sanity --strict --config drivers/mysql/tests/sanity.py --out out/sanity
 
 mysql-sanity: $(SETUP) ## The conformance kit against two real MariaDB servers (whole, then a scope), then two of MySQL (minutes; reports in out/sanity)
 	$(MYSQL_SANITY)/mariadb.json

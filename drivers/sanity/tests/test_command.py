@@ -121,7 +121,7 @@ def test_a_name_of_no_check_is_told_and_does_not_pass(configuration: Path) -> No
     arguments = ("--config", str(configuration), "--only", "identity", "--only", "identiy-name")
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
     assert done.returncode == 2
-    assert "--only identiy-name names no check" in done.stderr
+    assert "there is no check identiy-name; did you mean identity-name?" in done.stderr
 
 
 def test_a_python_configuration_that_raises_is_told_in_words(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_program_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> 
     assert "start the command by hand" in done.stdout
 
 
-def test_what_is_not_proved_ends_with_status_1_unless_it_is_accepted(configuration: Path) -> None:
+def test_what_is_not_proved_is_told_and_ends_with_status_1_where_that_is_asked_for(configuration: Path) -> None:
     check = "resync-wiped-not-promotable"
 
     def run(*more: str) -> tuple[int, str]:
@@ -260,12 +260,12 @@ def test_what_is_not_proved_ends_with_status_1_unless_it_is_accepted(configurati
         done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
         return done.returncode, done.stdout
 
-    status, told = run()
+    status, told = run("--strict")
     assert (status, "1 guarantees NOT PROVED" in told, "or say under `skip` why" in told) == (1, True, True)
-    status, told = run("--accept-unproved")
+    status, told = run()
     assert (status, "1 guarantees NOT PROVED" in told) == (0, True)
     configuration.write_text(configuration.read_text() + f"skip: {{{check}: the disk cannot be lost}}\n")
-    status, told = run("--json")
+    status, told = run("--strict", "--json")
     report = json.loads(told)
     assert (status, report["kept"], report["unproved"][0]["accepted"]) == (0, True, "the disk cannot be lost")
 
@@ -282,12 +282,20 @@ def test_a_driver_starts_though_the_folder_for_temporary_files_has_a_long_name(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_plugin_fails_a_test_for_what_is_not_proved(configuration: Path, tmp_path: Path) -> None:
+def test_the_plugin_tells_what_is_not_proved_and_fails_a_test_for_it_where_that_is_asked_for(
+    configuration: Path, tmp_path: Path
+) -> None:
     arguments = ("-p", "no:cacheprovider", "--graf-driver-sanity", str(configuration), "--rootdir", str(tmp_path))
     place = ("--basetemp", str(tmp_path / "base"))
     wanted = (*place, "-k", "identity-name or resync-wiped-not-promotable")
-    command = (sys.executable, "-m", "pytest", "-q", *arguments, *wanted, str(tmp_path))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "1 failed, 1 passed" in done.stdout
-    assert "GD-STATUS-006 is NOT PROVED: a driver that always says promotable" in done.stdout
+
+    def run(*more: str) -> tuple[int, str]:
+        command = (sys.executable, "-m", "pytest", "-q", *arguments, *wanted, *more, str(tmp_path))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        return done.returncode, done.stdout + done.stderr
+
+    status, told = run("--graf-driver-sanity-strict")
+    assert (status, "1 failed, 1 passed" in told) == (1, True), told
+    assert "GD-STATUS-006 is NOT PROVED: a driver that always says promotable" in told
+    status, told = run()
+    assert (status, "1 passed, 1 skipped" in told, "1 guarantees NOT PROVED" in told) == (0, True, True), told
