@@ -51,7 +51,7 @@ def test_the_same_object_goes_to_a_file_beside_the_lines(configuration: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("find", "put", "only", "requirement"),
+    ("find", "put", "failed", "requirement"),
     [
         ("-m, graf_driver_fake.main", "-c, 'raise SystemExit(3)'", "start", "GD-INFO-001"),
         ('"${DIR}/east"', "not/absolute", "start", "GD-VALID-001"),
@@ -61,15 +61,15 @@ def test_the_same_object_goes_to_a_file_beside_the_lines(configuration: Path, tm
     ids=["does-not-start", "refuses-its-parameters", "hook-fails"],
 )
 def test_json_is_written_too_when_something_failed(
-    find: str, put: str, only: str, requirement: str, configuration: Path
+    find: str, put: str, failed: str, requirement: str, configuration: Path
 ) -> None:
     configuration.write_text(configuration.read_text().replace(find, put))
-    arguments = ("--config", str(configuration), "--json", "--only", only)
+    arguments = ("--config", str(configuration), "--json", "--only", "role-write-survives-restart")
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
     assert done.returncode == 1, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert (report["checks"], report["passed"], report["failed"], report["skipped"]) == (1, 0, 1, [])
-    assert [(failure["id"], failure["requirement"]) for failure in report["failures"]] == [(only, requirement)]
+    assert [(failure["id"], failure["requirement"]) for failure in report["failures"]] == [(failed, requirement)]
     assert "Traceback" not in done.stderr
 
 
@@ -87,6 +87,13 @@ def test_a_mistake_in_the_configuration_is_told_in_words(text: str, words: str, 
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load(path)
+
+
+def test_a_name_of_no_check_is_told_and_does_not_pass(configuration: Path) -> None:
+    arguments = ("--config", str(configuration), "--only", "identity", "--only", "identiy-name")
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2
+    assert "--only identiy-name names no check" in done.stderr
 
 
 def test_a_python_configuration_that_raises_is_told_in_words(tmp_path: Path) -> None:
