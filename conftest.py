@@ -16,6 +16,8 @@ def pytest_configure() -> None:
 
 def _as_an_interrupt(number: int, frame: FrameType | None) -> None:
     if os.getpid() == _RUN:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script has put in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGINT)
     else:  # a process that a test forked
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
