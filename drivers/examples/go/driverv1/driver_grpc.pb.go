@@ -330,7 +330,8 @@ type ComponentClient interface {
 	//	GD-POS-008 MUST: A position given by the active is reached at a standby that follows it.
 	//	GD-POS-009 MUST: The position covers every acknowledged write.
 	//	GD-POS-010 MUST: Without an epoch (0) it is refused with INVALID_ARGUMENT.
-	//	GD-POS-011 MUST: It waits: a position that arrives within timeout_ms is told as reached.
+	//	GD-POS-011 MUST: Where the component follows it waits: a position that arrives within timeout_ms is told as
+	//	  reached.
 	//
 	// End of requirements.
 	Quiesce(ctx context.Context, in *QuiesceRequest, opts ...grpc.CallOption) (*QuiesceResponse, error)
@@ -585,7 +586,8 @@ type ComponentServer interface {
 	//	GD-POS-008 MUST: A position given by the active is reached at a standby that follows it.
 	//	GD-POS-009 MUST: The position covers every acknowledged write.
 	//	GD-POS-010 MUST: Without an epoch (0) it is refused with INVALID_ARGUMENT.
-	//	GD-POS-011 MUST: It waits: a position that arrives within timeout_ms is told as reached.
+	//	GD-POS-011 MUST: Where the component follows it waits: a position that arrives within timeout_ms is told as
+	//	  reached.
 	//
 	// End of requirements.
 	Quiesce(context.Context, *QuiesceRequest) (*QuiesceResponse, error)

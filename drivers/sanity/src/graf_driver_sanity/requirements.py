@@ -101,7 +101,7 @@ GD-POS-007 | MUST | AwaitPosition | A text that is no position is refused with I
 GD-POS-008 | MUST | AwaitPosition | A position given by the active is reached at a standby that follows it. | Use one notation at all sites.
 GD-POS-009 | MUST | Quiesce | The position covers every acknowledged write. | Read it after the last acknowledgement.
 GD-POS-010 | MUST | Quiesce, Unquiesce, RenewLease | Without an epoch (0) it is refused with INVALID_ARGUMENT. | Check it first.
-GD-POS-011 | MUST | AwaitPosition | It waits: a position that arrives within timeout_ms is told as reached. | Look again, until the time is over.
+GD-POS-011 | MUST | AwaitPosition | Where the component follows it waits: a position that arrives within timeout_ms is told as reached. | Look again, until the time is over.
 GD-RESYNC-001 | MUST | Assess | CLEAN when nothing is missing and nothing is too much. | Compare whole histories.
 GD-RESYNC-002 | MUST | Assess | BEHIND when only something is missing. | Compare whole histories, not their lengths.
 GD-RESYNC-003 | MUST | Assess | DIVERGED when this site has what the active does not, and divergent names it. | Subtract the histories.

@@ -225,7 +225,8 @@ class ComponentStub:
       GD-POS-008 MUST: A position given by the active is reached at a standby that follows it.
       GD-POS-009 MUST: The position covers every acknowledged write.
       GD-POS-010 MUST: Without an epoch (0) it is refused with INVALID_ARGUMENT.
-      GD-POS-011 MUST: It waits: a position that arrives within timeout_ms is told as reached.
+      GD-POS-011 MUST: Where the component follows it waits: a position that arrives within timeout_ms is told as
+        reached.
     End of requirements.
     """
     Unquiesce: _grpc.UnaryUnaryMultiCallable[_driver_pb2.UnquiesceRequest, _driver_pb2.UnquiesceResponse]
@@ -354,7 +355,8 @@ class ComponentAsyncStub(ComponentStub):
       GD-POS-008 MUST: A position given by the active is reached at a standby that follows it.
       GD-POS-009 MUST: The position covers every acknowledged write.
       GD-POS-010 MUST: Without an epoch (0) it is refused with INVALID_ARGUMENT.
-      GD-POS-011 MUST: It waits: a position that arrives within timeout_ms is told as reached.
+      GD-POS-011 MUST: Where the component follows it waits: a position that arrives within timeout_ms is told as
+        reached.
     End of requirements.
     """
     Unquiesce: _aio.UnaryUnaryMultiCallable[_driver_pb2.UnquiesceRequest, _driver_pb2.UnquiesceResponse]  # type: ignore[assignment]
@@ -504,7 +506,8 @@ class ComponentServicer(metaclass=_abc_1.ABCMeta):
           GD-POS-008 MUST: A position given by the active is reached at a standby that follows it.
           GD-POS-009 MUST: The position covers every acknowledged write.
           GD-POS-010 MUST: Without an epoch (0) it is refused with INVALID_ARGUMENT.
-          GD-POS-011 MUST: It waits: a position that arrives within timeout_ms is told as reached.
+          GD-POS-011 MUST: Where the component follows it waits: a position that arrives within timeout_ms is told as
+            reached.
         End of requirements.
         """
 
