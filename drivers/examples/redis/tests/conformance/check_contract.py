@@ -57,7 +57,7 @@ def hooks(folder: Path, ports: dict[str, int]) -> dict[str, Callable[[str, str],
             server = subprocess.Popen(["redis-server", *own], stdout=subprocess.DEVNULL)
             try:
                 retry = Retry(ConstantBackoff(0.05), 200)
-                errors = [redis.exceptions.ConnectionError, redis.exceptions.BusyLoadingError]
+                errors: list[type[Exception]] = [redis.exceptions.ConnectionError, redis.exceptions.BusyLoadingError]
                 with redis.Redis(
                     unix_socket_path=f"{place}/s", decode_responses=True, retry=retry, retry_on_error=errors
                 ) as client:
