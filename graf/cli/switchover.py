@@ -11,7 +11,7 @@ from graf.crd.operation import FINAL_STATES, RedundancyOperation
 from graf.ports.group_api import GroupApi
 from graf.shell.planned_move import follow, request_switchover
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 
 
 def check_target(group: RedundancyGroup, target: str) -> None:

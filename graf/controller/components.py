@@ -61,7 +61,7 @@ STATUS_FRESH_NS = 5_000 * MILLISECOND_NS
 RETRY_LAST_S = 5.0
 LONGEST_RPO_S = 1e9
 # How long a planned move waits for a component to come to rest, and for its successor's proof.
-REST_S, LONGEST_REST_S = 2.0, 3600.0
+REST_S, LONGEST_REST_S = 2.0, 60.0
 
 
 def limit_s(parameters: Mapping[str, Any]) -> float | None:
@@ -131,6 +131,7 @@ class Component:
         self._call_error = ""
         self.needs_resync = False
         self._refused = False
+        self._resting = False
         watch = StatusWatch(group, config.name, self._reach, self._spec, self._introduced, self._observed, self._lost)
         self._tasks = [
             asyncio.create_task(self._keep_wanted(), name=f"{config.name}-ensure"),
@@ -195,7 +196,7 @@ class Component:
             return
         self._wanted = wanted
         self._settled_event.clear()
-        self.needs_resync = self._refused = False
+        self.needs_resync = self._refused = self._resting = False
         self._changed.set()
 
     def forget_wish(self) -> None:
@@ -216,7 +217,7 @@ class Component:
 
         Not in a hurry: a driver that says done and shows otherwise is not asked more often because of that.
         """
-        if now_ns - self._settled_at_ns < self._mend_after_ns or not self._deviates():
+        if self._resting or now_ns - self._settled_at_ns < self._mend_after_ns or not self._deviates():
             if now_ns - self._settled_at_ns > MEND_FORGET_NS:
                 self._mend_after_ns = MEND_FIRST_NS
             return
@@ -304,6 +305,8 @@ class Component:
         Raises:
             CallFailedError: it did not come to rest in time.
         """
+        # To be asked for its role again would open it behind its final position, if its driver was restarted meanwhile.
+        self._resting = True
         deadline = time.monotonic() + timeout_s
         while True:
             left = deadline - time.monotonic()
@@ -319,8 +322,11 @@ class Component:
     async def unquiesce(self, epoch: int, timeout_s: float) -> None:
         """Takes a Quiesce back."""
         request = pb.UnquiesceRequest(spec=self._spec(), epoch=epoch)
-        await self._call("Unquiesce", self._stub.Unquiesce, request, timeout_s)
-        self.ask_again()
+        self._resting = False
+        try:
+            await self._call("Unquiesce", self._stub.Unquiesce, request, timeout_s)
+        finally:
+            self.ask_again()
 
     async def await_position(self, position: str, timeout_s: float) -> tuple[bool, str]:
         """Proves that a position is reached here; with a message when it is not."""
@@ -475,7 +481,10 @@ class Component:
         try:
             answer = await self._call("EnsureRole", self._stub.EnsureRole, request, ENSURE_TIMEOUT_S)
         except CallFailedError as error:
-            self._refused = error.code is grpc.StatusCode.FAILED_PRECONDITION and wanted.role is Role.ACTIVE
+            # Which epoch it is about, or when, is no word about what is here.
+            about_data = error.reason not in ("stale-epoch", "lease-over", "epoch-state")
+            refused = error.code is grpc.StatusCode.FAILED_PRECONDITION and wanted.role is Role.ACTIVE
+            self._refused = refused and about_data
             if error.code is grpc.StatusCode.FAILED_PRECONDITION:
                 self.needs_resync = True
                 if self._refused:
@@ -521,7 +530,9 @@ class Component:
             self._troubled_since_ns = time.monotonic_ns()
         if self._status is not None:
             self._status = None
-            self.ask_again()
+            self._refused = False
+            if not self._resting:
+                self.ask_again()
             self._on_change()
 
 

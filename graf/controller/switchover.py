@@ -18,6 +18,7 @@ from graf.controller.components import REST_S, Wanted
 from graf.core import handover
 from graf.core import handover_effects as effects
 from graf.core.handover_rules import Handover, Phase
+from graf.core.view import Health
 from graf.shell.logs import event
 from graf.shell.proto import manager_pb2
 from graf.shell.proto import peer_pb2 as pb
@@ -36,6 +37,7 @@ LOG = logging.getLogger("graf.switchover")
 
 UNQUIESCE_TIMEOUT_S = 2.0
 ANSWER_S = 1.0
+LOOK_S = 0.2
 TAKE_OVER_TIMEOUT_S = 15.0
 # What only tells somebody: a hand-over goes on without it.
 TELLING = (effects.Report, effects.RecordRefusal, effects.RecordRelease, effects.Ended)
@@ -186,18 +188,36 @@ class Switchover:
 
     async def _quiesce(self, effect: effects.Quiesce) -> Event:
         data, config = self._data, self._agent.config
-        results = await asyncio.gather(*(c.quiesce(effect.epoch, c.rest_s) for c in data), return_exceptions=True)
+        calls = [asyncio.ensure_future(c.quiesce(effect.epoch, c.rest_s)) for c in data]
+        in_vain = ""
+        try:
+            while calls and not in_vain and (await asyncio.wait(calls, timeout=LOOK_S))[1]:
+                in_vain = self._in_vain()
+        finally:
+            for call in calls:
+                call.cancel()
+        results = await asyncio.gather(*calls, return_exceptions=True)
         positions: dict[str, str] = {}
         failures: list[str] = []
         for component, result in zip(data, results, strict=True):
             if isinstance(result, str):
                 positions[component.name] = result
             else:
-                failures.append(str(result))
+                failures.append(str(result) or in_vain)
         if failures:
             why = "; ".join(failures)
             return lambda state: handover.quiesce_failed(state, config, effect.attempt, why, self._lease_epoch)
         return lambda state: handover.quiesced(state, effect.attempt, positions)
+
+    def _in_vain(self) -> str:
+        """Why what is waited for cannot come any more: nothing fails over before a hand-over has ended."""
+        attempt = self._state.attempt
+        view = self._agent.view(time.monotonic_ns())
+        successor = view.peers.get(attempt.successor) if attempt is not None else None
+        if successor is not None and not successor.connected:
+            return f"{successor.name} is not heard any more"
+        dead = [c.name for c in self._data if view.components[c.name].health is Health.DEAD]
+        return f"{', '.join(dead)} is Dead" if dead else ""
 
     def _ask_successor(self, effect: effects.Prepare) -> None:
         agent = self._agent
@@ -216,7 +236,11 @@ class Switchover:
         )
 
     async def _proof_limit(self, number: int) -> Event:
-        await asyncio.sleep(max([REST_S, *(c.rest_s for c in self._data)]))
+        deadline = time.monotonic() + max([REST_S, *(c.rest_s for c in self._data)])
+        while time.monotonic() < deadline:
+            if self._in_vain():
+                break
+            await asyncio.sleep(LOOK_S)
         return lambda state: handover.proof_timed_out(
             state, self._agent.config, number, self._lease_epoch, time.monotonic_ns()
         )

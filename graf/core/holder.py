@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from graf.api.values import Electorate, Reason, Role
 from graf.core.contender import heard_now, next_epoch, why_not_promotable
+from graf.core.messages import DATA_LOST_BEFORE_PROMOTION
 from graf.core.view import (
     ComponentView,
     Contend,
@@ -188,7 +189,7 @@ def give_back_without_data(view: SiteView, now_ns: int) -> Decision | None:
     if not gone:
         return None
     detail = why_not_promotable(gone)
-    reason = Reason("DataLostBeforePromotion", detail)
+    reason = Reason(DATA_LOST_BEFORE_PROMOTION, detail)
     heartbeat_ns = view.config.timing.heartbeat_ns
     if holder_set.proposed is not None and holder_set.proposed.members >= holder_set.inherited:
         return Decision((), (reason, Reason("WideningSet", holder_set.proposed.describe())), heartbeat_ns)

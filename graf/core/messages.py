@@ -8,6 +8,7 @@ from graf.api.values import Electorate, SyncSet, VoterList
 
 # Cause of a release by which a contender says that it never won that epoch and never will.
 CONTEST_LOST = "ContestLost"
+DATA_LOST_BEFORE_PROMOTION = "DataLostBeforePromotion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,11 @@ class Release:
     def never_won(self) -> bool:
         """Whether it gives back what a lost contest was granted."""
         return self.cause == CONTEST_LOST
+
+    @property
+    def unserved(self) -> bool:
+        """Whether it gives back an epoch that it won and in which it has served nothing."""
+        return self.cause == DATA_LOST_BEFORE_PROMOTION
 
 
 @dataclass(frozen=True, slots=True)

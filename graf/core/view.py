@@ -239,7 +239,11 @@ class SiteView:
     def is_its_own(self) -> bool:
         """Whether the group was this site's last, or was given to it: what it has is the newest, or was proved."""
         promise = self.promise
-        if promise is None or self.site not in promise.heirs:
+        if promise is None:
+            return False
+        if promise.unserved and self.site in promise.entitled:
+            return True
+        if self.site not in promise.heirs:
             return False
         return not promise.never_won or self.site in promise.entitled
 

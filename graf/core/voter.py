@@ -45,6 +45,7 @@ class Promise:
         released: The holder gave the epoch back; it will never be answered as a holder again.
         successor: Whom the holder wanted next, or empty.
         never_won: It was given back by a site that had not won it: nobody has been Active in this epoch.
+        unserved: It was given back by a site that had won it and could not open its data: nothing was written in it.
         entitled: The heirs before this epoch was granted here; they are heirs again when nobody won it.
         proposed_in: Epoch in which `voters.proposed` was first granted here; 0 without one.
     """
@@ -59,6 +60,7 @@ class Promise:
     successor: str = ""
     proposed_in: int = 0
     never_won: bool = False
+    unserved: bool = False
     entitled: frozenset[str] = frozenset()
 
     @property
@@ -288,7 +290,7 @@ def on_campaign(
         campaign.voters,
         stored,
         proposed_in=proposed_in,
-        entitled=promise.heirs if promise is not None and up_to_date else frozenset(),
+        entitled=_entitled(promise) if promise is not None and up_to_date else frozenset(),
     )
     answer = CampaignAnswer(
         campaign.group,
@@ -300,6 +302,11 @@ def on_campaign(
         stored_voters=campaign.voters,
     )
     return VoterStep(_answered(_with(state, granted), campaign.group, now_ns), answer, granted)
+
+
+def _entitled(promise: Promise) -> frozenset[str]:
+    """Who has the newest data when the epoch that is granted now is never served."""
+    return promise.heirs | (promise.entitled if promise.unserved else frozenset())
 
 
 def on_claim(state: VoterState, site: str, claim: Claim, now_ns: int) -> VoterStep[ClaimAnswer]:
@@ -336,7 +343,13 @@ def on_release(state: VoterState, site: str, release: Release) -> VoterStep[Rele
     answer = ReleaseAnswer(release.group, release.epoch, released=True)
     if promise.released:
         return VoterStep(state, answer)
-    released = replace(promise, released=True, successor=release.successor, never_won=release.never_won)
+    released = replace(
+        promise,
+        released=True,
+        successor=release.successor,
+        never_won=release.never_won,
+        unserved=release.unserved,
+    )
     if release.never_won and promise.proposed_in == promise.epoch:
         released = replace(released, voters=Electorate(promise.voters.current), proposed_in=0)
     return VoterStep(_with(state, released), answer, released)

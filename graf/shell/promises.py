@@ -71,6 +71,7 @@ def _encode(promise: Promise) -> dict[str, Any]:
         "released": promise.released,
         "successor": promise.successor,
         "never_won": promise.never_won,
+        "unserved": promise.unserved,
         "entitled": sorted(promise.entitled),
     }
 
@@ -99,6 +100,7 @@ def _decode(data: dict[str, Any]) -> Promise:
         successor=str(data["successor"]),
         proposed_in=int(data["proposed_in"]) if data["format"] > 1 else 0,
         never_won=bool(data.get("never_won", False)),
+        unserved=bool(data.get("unserved", False)),
         entitled=frozenset(data.get("entitled", ())),
     )
 

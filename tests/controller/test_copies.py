@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from world import Site
 
 
+def world_of_copies(tmp_path: Path) -> World:
+    database = ComponentConfig("db", Stage.DATA, copied=True, limited=True)
+    return World(tmp_path, waits=False, database=database, parameters={"rpoSeconds": RPO_S})
+
+
 @pytest.fixture
 async def copied(tmp_path: Path) -> AsyncIterator[World]:
     """A group whose only data is a copy that may lack five seconds."""
-    database = ComponentConfig("db", Stage.DATA, copied=True, limited=True)
-    world = World(tmp_path, waits=False, database=database, parameters={"rpoSeconds": RPO_S})
+    world = world_of_copies(tmp_path)
     await world.start()
     yield world
     await world.close()
@@ -119,6 +123,21 @@ async def test_a_copy_that_its_driver_refuses_to_open_keeps_nobody_else_from_ser
     await until("east serves", lambda: copied.served_by() == ["east"])
     west.db.refusal = ""
     await until_redundant(copied, "east", "west")
+
+
+async def test_a_site_whose_successor_refused_to_open_its_copy_serves_again(tmp_path: Path) -> None:
+    copied = world_of_copies(tmp_path)
+    copied.speak_as_standby = True
+    await copied.start()
+    await until_redundant(copied, "east", "west")
+    east, west = copied.sites["east"], copied.sites["west"]
+    west.db.refusal = "it cannot be mounted"
+    east.agent.switchover.start(Order("to-west", "Switchover", "west", "test"))
+    await until("west has won and gives back", lambda: released_by(copied, "west"))
+    await until("east serves again", lambda: copied.served_by() == ["east"])
+    west.db.refusal = ""
+    await until_redundant(copied, "east", "west")
+    await copied.close()
 
 
 async def test_a_copy_goes_over_and_back_as_planned(copied: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from pathlib import Path
@@ -61,22 +62,50 @@ async def test_a_gate_that_cannot_be_proved_shut_rolls_the_switchover_back(world
     assert "could not be proved shut" in updates[-1].message
 
 
-@pytest.mark.parametrize(("parameters", "moves"), [({}, False), ({"quiesceSeconds": 20.0}, True)])
-async def test_a_copy_that_takes_its_time_has_as_much_as_it_declares(
-    tmp_path: Path, parameters: dict[str, float], moves: bool
-) -> None:
-    slow = World(tmp_path, parameters=parameters)
-    await slow.start()
-    await ready(slow)
-    updates = updates_of(slow)
-    slow.sites["east"].db.rests_after = time.monotonic() + 3.0
-    slow.sites["east"].agent.switchover.start(ORDER)
-    if moves:
-        await until("west serves", lambda: slow.served_by() == ["west"])
-    else:
-        await until("rolled back", lambda: any(u.state == "RolledBack" for u in updates))
-        assert "the last copy" in updates[-1].message
-    await slow.close()
+@pytest.fixture
+async def slow(tmp_path: Path) -> AsyncIterator[World]:
+    """A group whose database may take 20 s to come to rest."""
+    world = World(tmp_path, parameters={"quiesceSeconds": 20.0})
+    await world.start()
+    await ready(world)
+    yield world
+    await world.close()
+
+
+def hand_over(world: World, rests_after_s: float) -> list[manager_pb2.OperationUpdate]:
+    updates = updates_of(world)
+    world.sites["east"].db.rests_after = time.monotonic() + rests_after_s
+    world.sites["east"].agent.switchover.start(ORDER)
+    return updates
+
+
+async def test_a_copy_that_takes_its_time_has_as_much_as_it_declares(slow: World) -> None:
+    hand_over(slow, 3.0)
+    await until("west serves", lambda: slow.served_by() == ["west"])
+
+
+async def test_a_copy_that_declares_nothing_has_two_seconds(world: World) -> None:
+    updates = hand_over(world, 6.0)
+    await until("rolled back", lambda: any(u.state == "RolledBack" for u in updates), 5)
+    assert "the last copy" in updates[-1].message
+    await until("east serves", lambda: world.served_by() == ["east"])
+
+
+async def test_a_component_whose_driver_restarts_while_it_comes_to_rest_is_not_opened_again(slow: World) -> None:
+    hand_over(slow, 3.0)
+    east = slow.sites["east"]
+    await until("the data comes to rest", lambda: east.db.quiesced)
+    await east.restart_db_driver()
+    await asyncio.sleep(1.5)  # to ask again for the role would take a moment
+    assert east.db.opened_again == 0
+
+
+async def test_what_is_waited_for_ends_with_the_successor(slow: World) -> None:
+    updates = hand_over(slow, 30.0)
+    await until("the data comes to rest", lambda: slow.sites["east"].db.quiesced)
+    await slow.sites["west"].stop()
+    await until("rolled back", lambda: any(u.state == "RolledBack" for u in updates), 8)
+    assert "west is not heard any more" in updates[-1].message
 
 
 async def test_data_lost_behind_an_unknown_gate_moves_only_after_the_lease(world: World) -> None:

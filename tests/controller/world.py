@@ -92,7 +92,9 @@ class Backend:
 
     Attributes:
         world: The same component elsewhere, by site: who follows whom is looked up there.
+        opened_again: How often it was made Active while it was quiesced.
         rests_after: Until then it is not at rest, by the machine's monotonic clock in seconds.
+        speaks_as_standby: It says that it is promotable only while it follows a site that is Active, as a copy does.
         refusal: Why it refuses to be Active, whatever it tells of its data.
         lag_s: How far a standby says that it is behind; above its RPO, 5 s, it is not promotable.
     """
@@ -114,6 +116,8 @@ class Backend:
     hang: bool = False
     refusal: str = ""
     rests_after: float = 0.0
+    opened_again: int = 0
+    speaks_as_standby: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -121,6 +125,15 @@ class Backend:
         if self.kind == "gate":
             return time.monotonic_ns() < self.open_until_ns
         return self.alive and self.role == pb.ROLE_ACTIVE and not self.quiesced
+
+    @property
+    def promotable(self) -> bool:
+        active = self.role == pb.ROLE_ACTIVE
+        known = self.caught_up and (self.alive or active) and self.lag_s <= RPO_S
+        if not self.speaks_as_standby:
+            return known
+        other = self.world.get(self.follows)
+        return known and self.role == pb.ROLE_STANDBY and other is not None and other.role == pb.ROLE_ACTIVE
 
     def followers(self) -> list[pb.Follower]:
         return [
@@ -165,6 +178,8 @@ class MemoryDriver(driver_pb2_grpc.ComponentServicer, driver_pb2_grpc.IdentitySe
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, backend.refusal)
         if backend.role != request.role:
             backend.history.append((request.epoch, request.role))
+        if backend.quiesced and request.role == pb.ROLE_ACTIVE:
+            backend.opened_again += 1
         backend.role = request.role
         backend.alive = True
         backend.quiesced = False
@@ -217,7 +232,7 @@ class MemoryDriver(driver_pb2_grpc.ComponentServicer, driver_pb2_grpc.IdentitySe
                 observed_at_ns=time.monotonic_ns(),
                 accepting=backend.accepting,
                 lag_seconds=backend.lag_s,
-                promotable=backend.caught_up and (backend.alive or active) and backend.lag_s <= RPO_S,
+                promotable=backend.promotable,
                 promotable_reason="" if backend.caught_up else "has not caught up",
                 synchronous_set=backend.synchronous_set if active else (),
                 followers=backend.followers() if active else (),
@@ -235,7 +250,7 @@ class Site:
     def __init__(self, world: World, name: str) -> None:
         self.name = name
         self._world = world
-        self.db = Backend(name, "db", world.databases)
+        self.db = Backend(name, "db", world.databases, speaks_as_standby=world.speak_as_standby)
         self.gate = Backend(name, "gate", world.gates)
         world.databases[name], world.gates[name] = self.db, self.gate
         self._servers: list[grpc.aio.Server] = []
@@ -250,13 +265,7 @@ class Site:
         sockets = self._world.path / f"s-{self.name}"
         sockets.mkdir(exist_ok=True)
         for backend in (self.db, self.gate):
-            server = grpc.aio.server()
-            driver = MemoryDriver(backend)
-            driver_pb2_grpc.add_ComponentServicer_to_server(driver, server)
-            driver_pb2_grpc.add_IdentityServicer_to_server(driver, server)
-            server.add_insecure_port(f"unix:{sockets}/{backend.kind}.sock")
-            await server.start()
-            self._servers.append(server)
+            self._servers.append(await self._serve(backend))
         data = self._world.path / f"data-{self.name}"
         data.mkdir(exist_ok=True)
         self.keeper = Keeper(
@@ -268,6 +277,20 @@ class Site:
             Endpoints(data / "endpoints.json", lambda write: write()),
         )
         self._world.ports[self.name] = await self.keeper.start(f"127.0.0.1:{self._world.ports.get(self.name, 0)}")
+
+    async def _serve(self, backend: Backend) -> grpc.aio.Server:
+        server = grpc.aio.server()
+        driver = MemoryDriver(backend)
+        driver_pb2_grpc.add_ComponentServicer_to_server(driver, server)
+        driver_pb2_grpc.add_IdentityServicer_to_server(driver, server)
+        server.add_insecure_port(f"unix:{self._world.path}/s-{self.name}/{backend.kind}.sock")
+        await server.start()
+        return server
+
+    async def restart_db_driver(self) -> None:
+        """Every stream and call to it ends; what it has stays as it is."""
+        await self._servers[0].stop(None)
+        self._servers[0] = await self._serve(self.db)
 
     def lose_promises(self) -> None:
         """The voter's disk is lost while the site is down; the data are elsewhere."""
@@ -319,6 +342,7 @@ class World:
     waits: bool = True
     database: ComponentConfig = ComponentConfig("db", Stage.DATA, synchronous=True)
     parameters: dict[str, object] = field(default_factory=dict)
+    speak_as_standby: bool = False
 
     async def start(self) -> None:
         await self.start_witness()

@@ -28,7 +28,7 @@ def node_key(node: Node) -> tuple[Any, ...]:
 
 
 def _promise_key(promise: Promise | None) -> tuple[Any, ...] | None:
-    """Without `never_won` and `entitled`: only a manual policy reads them, and here every policy is automatic."""
+    """Without `never_won`, `unserved` and `entitled`: nothing that is played here reads them."""
     if promise is None:
         return None
     return (

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("graf.manager.operations")
 GRACE_S = 10.0  # for sites to dial in and Git to be read after a start
 RECORD_GRACE_S = 3.0  # from "succeeded" to the record of the move
-RUN_TIMEOUT_S = 90.0
+RUN_TIMEOUT_S = 180.0  # more than the controllers' own limits together, `quiesceSeconds` twice among them
 PLAN = (
     "drain traffic at the active site",
     "quiesce data and take its position",

@@ -81,6 +81,7 @@ class Backend:
     async def save(self, record: Record) -> None:
         """Makes the record durable before it returns."""
         if record != await self.record():
+            self._record = None  # a call that is cancelled here has written it all the same
             await run_blocking(self._file.save, record)
             self._record = record
 

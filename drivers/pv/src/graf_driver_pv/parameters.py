@@ -205,7 +205,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Parameters | None, list[FieldProblem]
     scheduled = mode == Mode.SCHEDULED
     # Of a repository restic is started for each generation, at both sites.
     interval_s, rpo_s = (300.0, 900.0) if scheduled else (1.0, 60.0) if repository is None else (10.0, 300.0)
-    read.number("quiesceSeconds", 2, 3_600, 2)  # for the controllers
+    read.number("quiesceSeconds", 2, 60, 2)  # for the controllers
     parameters = Parameters(
         directory=directory,
         host=host,

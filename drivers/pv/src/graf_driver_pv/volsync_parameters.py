@@ -116,8 +116,8 @@ def read(raw: Mapping[str, Any]) -> tuple[VolSync | None, list[FieldProblem]]:
         problem("rpoSeconds", f"{rpo!r} is no number from 1 to 604800", "seconds that may be lost")
         rpo = 900
     rest = raw.get("quiesceSeconds", 2)  # for the controllers
-    if isinstance(rest, bool) or not isinstance(rest, int | float) or not 2 <= rest <= 3_600:
-        problem("quiesceSeconds", f"{rest!r} is no number from 2 to 3600", "seconds that a planned move may take")
+    if isinstance(rest, bool) or not isinstance(rest, int | float) or not 2 <= rest <= 60:
+        problem("quiesceSeconds", f"{rest!r} is no number from 2 to 60", "seconds that a planned move may take")
     every = _EVERY.fullmatch(schedule) if isinstance(schedule, str) else None
     if every is not None and rpo <= _PERIODS * 60 * int(every[1]):
         cause = f"{rpo:g} s cannot be kept with a copy every {every[1]} min"
