@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -413,3 +414,25 @@ async def test_semi_sync_that_somebody_switched_on_beside_nobody_is_found_and_sw
     await lab.east.ensure(Role.ACTIVE, 1, "east")
     lab.east.sql("SET GLOBAL rpl_semi_sync_master_enabled = ON")
     await lab.until("it is off again", lambda: enabled(lab.east) == 0, 10)
+
+
+async def test_a_record_whose_write_is_cancelled_is_read_from_the_disk(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lab.east.ensure(Role.ACTIVE, 1, "east")
+    backend = lab.east.component.backend
+    other = dataclasses.replace(await backend.record(), epoch=7)
+    save, begun = backend._file.save, threading.Event()
+
+    def slowly(record: Any) -> None:
+        begun.set()
+        time.sleep(0.3)
+        save(record)
+
+    monkeypatch.setattr(backend._file, "save", slowly)
+    saving = asyncio.create_task(backend.save(other))
+    await lab.until("it is written", begun.is_set)
+    saving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await saving
+    assert await backend.record() == other

@@ -99,7 +99,7 @@ class Active:
             if self._probe is not None or self._raised:  # it was to grow and is not any more: clients wait for nothing
                 await self._fall_back()
                 await self._settle_probe()
-            if record.epoch != epoch:
+            if (record.synchronous_set, record.epoch) != (wanted, epoch):
                 await self.backend.save(Record(DataRole.ACTIVE, wanted, epoch))
             return Progress.done()
         stay = tuple(site for site in self.in_force if site in wanted)
@@ -345,6 +345,8 @@ class Active:
         if seen is None or self.backend.mode is not Mode.ACTIVE or self._is_as_in_force(seen):
             return ""
         on = len(self.in_force) > 1
+        if not on and not (await self.backend.record()).lone():
+            return ""  # a growth was cut short behind its record: it goes on, or is taken back there first
         await self.backend.control.run(self.backend.engine.acknowledge(on))
         word, which = ("off", "has another site") if on else ("on", "has no other site")
         logs.event(log, f"semi-sync was {word}", logging.ERROR, site=self.backend.site, set=self.in_force)

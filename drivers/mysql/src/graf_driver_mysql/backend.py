@@ -81,8 +81,11 @@ class Backend:
     async def save(self, record: Record) -> None:
         """Makes the record durable before it returns."""
         if record != await self.record():
-            self._record = None  # a call that is cancelled here has written it all the same
-            await run_blocking(self._file.save, record)
+            try:
+                await run_blocking(self._file.save, record)
+            except BaseException:
+                self._record = None  # a call that was cancelled has written it all the same, one that failed perhaps
+                raise
             self._record = record
 
     async def side_session(self, name: str) -> Session:
