@@ -43,6 +43,8 @@ _NO_DATA = "VolSync tells of copies and not of what is in them: two of the same 
 _NEVER_CLEAN = "the check wants a verdict CLEAN, and VolSync does not tell whether the newest copy is all there is"
 _NO_OTHER = "the verdict is by this site's own record: the other site is not asked, and need not be reached"
 VOLSYNC_SKIPS: dict[str, str] = {
+    "position-is-waited-for": "a quiesced source copies no more: who begins to follow only then gets nothing, and a "
+    "successor follows before",
     "role-standby-refuses-write": _NO_GATE,
     "role-fenced-refuses-write": _NO_GATE,
     "role-invalidated-refuses-write": _NO_GATE,
