@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from graf_driver_pv import volsync
 from graf_driver_pv import volsync_objects as objects
-from graf_driver_pv.testing_volsync import CLAIM_NAME, NAME, Api, kubeconfig_of, parameters
+from graf_driver_pv.testing_volsync import CLAIM_NAME, NAME, Api, parameters
 from graf_driver_pv.testing_volsync_site import Site, followed, move
 from graf_driver_pv.volsync import VolSyncComponent
 from graf_driver_pv.volsync_cluster import CLAIM, DESTINATION, SOURCE, Cluster, ClusterError, ConflictError, Kind
 from graf_driver_pv.volsync_objects import COMPONENT, EPOCH, IMAGE, copy_of
 from graf_driver_pv.volsync_parameters import read
 from graf_driver_sdk.errors import NeedsResyncError, PreconditionError, StaleEpochError
+from graf_driver_sdk.testing_kubernetes import kubeconfig
 from graf_driver_sdk.types import (
     ComponentKey,
     EnsureRole,
@@ -269,7 +270,7 @@ async def test_an_api_server_that_does_not_answer_is_waited_for_within_a_bound(
     monkeypatch.setattr(volsync, "_LOOK_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and says nothing
         nobody = Api(tmp_path, tmp_path, mute.getsockname()[1], 1)
-        content = kubeconfig_of(nobody, "none").replace("certificate-authority", "unused")
+        content = kubeconfig(nobody.work, nobody.port, "none").replace("certificate-authority", "unused")
         nobody.kubeconfig.write_text(content)
         parsed, problems = read(parameters(nobody, "east"))
         assert parsed is not None, problems

@@ -8,7 +8,6 @@ last did; what is not known is needed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from graf_driver_mysql.component import Component
 from graf_driver_mysql.copies import Copies
 from graf_driver_mysql.expiry import Limits, LogFile, Need, Plan
 from graf_driver_mysql.history import History
+from graf_driver_mysql.looking import Looking
 from graf_driver_mysql.methods import AUTO, MIB, Method
 from graf_driver_mysql.observe import positions, replica
 from graf_driver_mysql.parameters import Endpoint, peer_endpoint
@@ -76,35 +76,18 @@ class Purge:
         self.copies = copies
         self.facts: dict[str, str] = {}
         self.message = ""  # what people should know now, "" when nothing
-        self._task: asyncio.Task[None] | None = None
+        self._looking = Looking(log, component.site, INTERVAL_S, "log not looked at", "binary log")
         self._sites: dict[str, _Site] = {}
         self._heads = _Heads()
         self._newest = ""  # file of the last look
 
     def start(self) -> None:
         """Begins."""
-        self._task = asyncio.create_task(self._run())
+        self._looking.start(self.look)
 
     async def stop(self) -> None:
         """Ends. A purge under way is the server's affair: it finishes it after a crash too."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _run(self) -> None:
-        last = ""
-        while True:
-            try:
-                await self.look()
-                last = ""
-            except (SqlError, OSError) as error:
-                if str(error) != last:
-                    last = str(error)
-                    logs.event(log, "log not looked at", site=self.component.site, cause=last)
-            except Exception:
-                log.exception("a look at the binary log failed")
-            await asyncio.sleep(INTERVAL_S)
+        await self._looking.stop()
 
     async def look(self) -> None:
         """One look, and what follows from it. Raises SqlError, OSError."""

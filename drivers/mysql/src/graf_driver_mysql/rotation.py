@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 
@@ -12,8 +11,8 @@ from graf_driver_sdk import logs
 from graf_driver_mysql import tls
 from graf_driver_mysql.backend import Mode
 from graf_driver_mysql.component import Component
+from graf_driver_mysql.looking import Looking
 from graf_driver_mysql.passwords import Passwords
-from graf_driver_mysql.sql import SqlError
 
 log = logging.getLogger("graf.driver.mysql")
 
@@ -27,34 +26,17 @@ class Rotation:
         self.component = component
         self.passwords = Passwords(component.backend)
         self.facts: dict[str, str] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._looking = Looking(log, component.site, INTERVAL_S, "rotation waits", "credentials")
         self._certificates: tuple[int, str] | None = None  # the server's run, and what it has loaded
 
     def start(self) -> None:
         """Begins."""
-        self._task = asyncio.create_task(self._run())
+        self._looking.start(self.look)
 
     async def stop(self) -> None:
         """Ends."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._looking.stop()
         self.component.backend.credentials.hide()
-
-    async def _run(self) -> None:
-        last = ""
-        while True:
-            try:
-                await self.look()
-                last = ""
-            except (SqlError, OSError) as error:
-                if str(error) != last:  # a site that is away is away for many looks
-                    last = str(error)
-                    logs.event(log, "rotation waits", site=self.component.site, cause=last)
-            except Exception:
-                log.exception("a look at the credentials failed")
-            await asyncio.sleep(INTERVAL_S)
 
     async def look(self) -> None:
         """One look; raises SqlError, OSError."""

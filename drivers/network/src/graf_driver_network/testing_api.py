@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graf_driver_sdk.testing_kubernetes import apiserver_command, etcd_command, kubectl
+from graf_driver_sdk.testing_kubernetes import apiserver_command, etcd_command, kubeconfig, kubectl
 
 from graf_driver_network.testing import SERVICE, World, wait_until
 
@@ -123,8 +123,8 @@ def api_server(world: World, name: str, work: Path, programs: Path, crds: list[P
         ["openssl", "genrsa", "-traditional", "-out", str(work / "sa.key"), "2048"], capture_output=True, check=True
     )
     (work / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\nno-one,nobody,nobody\n")
-    found.kubeconfig.write_text(_kubeconfig(TOKEN, work))
-    (work / "powerless").write_text(_kubeconfig("no-one", work))
+    found.kubeconfig.write_text(kubeconfig(work, _PORT, TOKEN))
+    (work / "powerless").write_text(kubeconfig(work, _PORT, "no-one"))
     with (work / "etcd.log").open("wb") as log:
         command = etcd_command(programs, work, _ETCD_PORT, _ETCD_PEER_PORT)
         etcd = world.start(name, *command, stdout=log, stderr=log)
@@ -141,22 +141,6 @@ def api_server(world: World, name: str, work: Path, programs: Path, crds: list[P
     finally:
         etcd.kill()
         etcd.wait()
-
-
-def _kubeconfig(token: str, work: Path) -> str:
-    cluster = {
-        "server": f"https://127.0.0.1:{_PORT}",
-        "certificate-authority": str(work / "pki" / "apiserver.crt"),
-    }
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "test", "cluster": cluster}],
-        "users": [{"name": "user", "user": {"token": token}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
-        "current-context": "test",
-    }
-    return json.dumps(content)
 
 
 def parameters(api: Api, mode: str, **more: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graf_driver_sdk.testing_kubernetes import apiserver_command, etcd_command, kubectl
+from graf_driver_sdk.testing_kubernetes import apiserver_command, etcd_command, kubeconfig, kubectl
 
 from graf_driver_pv.testing import free_port
 from graf_driver_pv.volsync_cluster import CLAIM, DESTINATION, SNAPSHOT, SOURCE, Cluster, Kind
@@ -178,7 +178,7 @@ def api_server(work: Path, programs: Path) -> Iterator[Api]:
     subprocess.run(key, capture_output=True, check=True)
     (work / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\nno-one,nobody,nobody\n")
     for name, token in (("kubeconfig", TOKEN), ("powerless", "no-one")):
-        (work / name).write_text(kubeconfig_of(api, token))
+        (work / name).write_text(kubeconfig(work, api.port, token))
     with (work / "etcd.log").open("wb") as log:
         etcd = subprocess.Popen(etcd_command(programs, work, api.etcd_port, free_port()), stdout=log, stderr=log)
     try:
@@ -188,21 +188,6 @@ def api_server(work: Path, programs: Path) -> Iterator[Api]:
         api.stop()
         etcd.kill()
         etcd.wait()
-
-
-def kubeconfig_of(api: Api, token: str) -> str:
-    """For somebody with that token."""
-    authority = str(api.work / "pki" / "apiserver.crt")
-    cluster = {"server": f"https://127.0.0.1:{api.port}", "certificate-authority": authority}
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "test", "cluster": cluster}],
-        "users": [{"name": "user", "user": {"token": token}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
-        "current-context": "test",
-    }
-    return json.dumps(content)
 
 
 def parameters(api: Api, site: str, **more: Any) -> dict[str, Any]:

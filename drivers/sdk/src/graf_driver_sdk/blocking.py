@@ -17,16 +17,26 @@ async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
     thread still acts, and the next call would act beside it. So `function` must have time-outs of its own.
     """
     work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError as error:
-            cancelled = error  # ours, or the work's own: `done` tells below
-        except Exception:
-            break  # the work's own failure; raised below
+    cancelled = await outlast(work)
     if cancelled is not None:
         if not work.cancelled():
             work.exception()  # retrieved, so that the loop does not complain
         raise cancelled
     return work.result()
+
+
+async def outlast(work: asyncio.Future[T]) -> asyncio.CancelledError | None:
+    """Waits until `work` is done, also when cancelled; its result or failure is left for the caller.
+
+    Returns:
+        The cancellation that came meanwhile, of the caller or of the work, which the caller raises in the end.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError as error:
+            cancelled = error  # ours, or the work's own: `done` tells
+        except Exception:
+            break  # the work's own failure
+    return cancelled

@@ -10,6 +10,8 @@ from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from graf_driver_sdk.blocking import outlast
+
 End = Callable[[Process], Awaitable[None]]
 
 
@@ -26,14 +28,7 @@ async def start(*command: str, end: End | None = None, **how: Any) -> Process:
         how: as for `asyncio.create_subprocess_exec`.
     """
     starting = asyncio.ensure_future(asyncio.create_subprocess_exec(*command, **how))
-    cancelled: asyncio.CancelledError | None = None
-    while not starting.done():
-        try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError as error:
-            cancelled = error  # ours, or the start's own: `done` tells below
-        except Exception:
-            break  # the start's own failure; raised below
+    cancelled = await outlast(starting)
     if cancelled is None:
         return starting.result()
     if not starting.cancelled() and starting.exception() is None:

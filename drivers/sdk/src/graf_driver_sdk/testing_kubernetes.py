@@ -6,6 +6,7 @@ its certificate to `pki/apiserver.crt` there. How a process is started and ended
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,23 @@ def apiserver_command(
         "--endpoint-reconciler-type=none",
         "--disable-admission-plugins=ServiceAccount",
     ]
+
+
+def kubeconfig(work: Path, port: int, token: str) -> str:
+    """For somebody with that token, at the server that `apiserver_command` starts."""
+    cluster = {
+        "server": f"https://127.0.0.1:{port}",
+        "certificate-authority": str(work / "pki" / "apiserver.crt"),
+    }
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": cluster}],
+        "users": [{"name": "user", "user": {"token": token}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
+        "current-context": "test",
+    }
+    return json.dumps(content)
 
 
 def kubectl(command: Sequence[str], *arguments: str, stdin: str | None = None) -> str:
