@@ -1034,7 +1034,12 @@ def shut_takes_any_epoch(server: DriverServer) -> None:
 
 
 add("a write in flight ends after Quiesce", "position-quiesce-is-final", driver=with_methods(quiesce=late_write))
-add("AwaitPosition does not wait", "position-is-waited-for", driver=with_methods(await_position=impatient))
+add(
+    "AwaitPosition does not wait",
+    "position-is-waited-for",
+    driver=with_methods(await_position=impatient),
+    limits=dataclasses.replace(LIMITS, refresh_s=60.0),  # a look between two calls would fetch what is to be waited for
+)
 add("a watch ends after eight statuses", "watch-goes-on", tweak=eight_statuses(at_once))
 add("a watch says no more after eight statuses", "watch-goes-on", tweak=eight_statuses(never))
 add(

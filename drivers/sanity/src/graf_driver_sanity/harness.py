@@ -126,6 +126,16 @@ class End:
         stub = self.identity if name in ("GetInfo", "Probe") else self.component
         return getattr(stub, name)(request, timeout=timeout_s or self.config.budget.call_s)
 
+    async def begun(self, name: str, request: Any, timeout_s: float, wait_s: float = 0.0) -> Any:
+        """An RPC that has arrived at the driver, in flight or answered.
+
+        What is sent on one connection later arrives later; a sleep alone (`wait_s`) tells nothing on a busy machine.
+        """
+        handle = self.begin(name, request, timeout_s)
+        await asyncio.sleep(wait_s)
+        await self.call("GetInfo", pb.GetInfoRequest())
+        return handle
+
     def watch(self, spec: pb.ComponentSpec) -> Watch:
         """A stream of statuses."""
         return Watch(self.component.WatchStatus(pb.WatchStatusRequest(spec=spec)), self)

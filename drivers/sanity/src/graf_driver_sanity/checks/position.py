@@ -215,8 +215,7 @@ async def waited_for(h: Harness) -> None:
     assert h.peer is not None
     position = await elsewhere(h)
     timeout_s = min(h.budget.transition_s, 50.0)  # no call of the SDK's server takes more than a minute
-    handle = h.site.begin("AwaitPosition", _await(h, position, int(timeout_s * 1000)), timeout_s + 5)
-    await asyncio.sleep(0.1)
+    handle = await h.site.begun("AwaitPosition", _await(h, position, int(timeout_s * 1000)), timeout_s + 5, 0.1)
     at_once = handle.done()  # a site that follows nobody may say so without waiting
     await h.ensure("STANDBY", epoch=h.epoch, active=h.peer)
     if at_once:
@@ -237,9 +236,8 @@ async def waiting_beside_fencing(h: Harness) -> None:
     """FENCED is completed while AwaitPosition waits for a position that does not come."""
     position = await elsewhere(h)
     timeout_s = h.budget.transition_s * 2 + 5
-    handle = h.site.begin("AwaitPosition", _await(h, position, int(timeout_s * 1000)), timeout_s + 5)
+    handle = await h.site.begun("AwaitPosition", _await(h, position, int(timeout_s * 1000)), timeout_s + 5, 0.1)
     try:
-        await asyncio.sleep(0.1)
         await h.ensure("FENCED")
     finally:
         await ended(handle)

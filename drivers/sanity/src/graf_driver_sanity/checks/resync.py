@@ -170,9 +170,8 @@ async def unknown_beside_fencing(h: Harness) -> None:
     await h.reach("FENCED")
     peer = pb.Peer(site="elsewhere", role=pb.ROLE_ACTIVE, parameters=struct(h.config.unreachable_peer or {}))
     timeout_s = h.budget.transition_s * 2 + 5
-    handle = h.site.begin("Assess", pb.AssessRequest(spec=h.spec(), active=peer), timeout_s)
+    handle = await h.site.begun("Assess", pb.AssessRequest(spec=h.spec(), active=peer), timeout_s, 0.05)
     try:
-        await asyncio.sleep(0.05)
         await h.ensure("FENCED")
     finally:
         await ended(handle)
