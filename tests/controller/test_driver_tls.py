@@ -59,7 +59,7 @@ async def serving(work: Path, tls: Path) -> AsyncIterator[str]:
         await server.stop()
 
 
-async def answer(dial: Dial, timeout_s: float = 5.0) -> str:
+async def answer(dial: Dial, timeout_s: float = 20.0) -> str:
     """The driver's name, or why there is none."""
     async with dial.open(()) as channel:
         try:

@@ -102,7 +102,7 @@ async def component(driver: RawDriver, tmp_path: Path, monkeypatch: pytest.Monke
     await made.close()
 
 
-async def until(what: str, condition: Any, timeout_s: float = 5.0) -> None:
+async def until(what: str, condition: Any, timeout_s: float = 30.0) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"waited {timeout_s} s in vain for: {what}"

@@ -419,7 +419,7 @@ class World:
         return [n for n, s in self.sites.items() if s.gate.accepting and s.db.accepting]
 
 
-async def until(what: str, condition: Callable[[], bool], timeout_s: float = 10.0) -> float:
+async def until(what: str, condition: Callable[[], bool], timeout_s: float = 30.0) -> float:
     """Waits for a condition; returns how long it took, in milliseconds."""
     began = time.monotonic()
     while not condition():

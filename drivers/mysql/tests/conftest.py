@@ -39,7 +39,7 @@ def free_ports(number: int) -> list[int]:
             one.close()
 
 
-async def until(what: str, condition: Callable[[], Any], timeout_s: float = 10.0) -> float:
+async def until(what: str, condition: Callable[[], Any], timeout_s: float = 30.0) -> float:
     """Waits, bounded, for a condition (maybe a coroutine); says what it waited for; returns seconds waited."""
     start = time.monotonic()
     while True:

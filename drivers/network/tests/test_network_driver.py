@@ -59,9 +59,7 @@ class Site:
 
     def ensured(self, role: Role, epoch: int, lease_ms: int = 5000, spec: Spec | None = None) -> None:
         """Begins and continues until it is completed."""
-        wait_until(
-            f"{self.name} is {role.name}", lambda: self.ensure(role, epoch, lease_ms, spec).completed, timeout_s=5
-        )
+        wait_until(f"{self.name} is {role.name}", lambda: self.ensure(role, epoch, lease_ms, spec).completed)
 
     def renew(self, epoch: int, lease_ms: int) -> bool:
         deadline = time.monotonic_ns() + lease_ms * 1_000_000

@@ -56,7 +56,7 @@ def sh(*command: str, text: str | None = None) -> str:
     return done.stdout
 
 
-def wait_until(what: str, condition: Callable[[], bool], timeout_s: float = 5.0) -> float:
+def wait_until(what: str, condition: Callable[[], bool], timeout_s: float = 20.0) -> float:
     """Polls until true; gives the seconds it took.
 
     Raises:

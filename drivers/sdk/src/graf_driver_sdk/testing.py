@@ -51,7 +51,7 @@ async def running(
 
 
 async def eventually(
-    what: str, check: Callable[[], Any | Awaitable[Any]], timeout_s: float = 5.0, pause_s: float = 0.01
+    what: str, check: Callable[[], Any | Awaitable[Any]], timeout_s: float = 20.0, pause_s: float = 0.01
 ) -> Any:
     """Polls until `check()` (awaited if needed) is true, and returns it.
 
