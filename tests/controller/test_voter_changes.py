@@ -38,7 +38,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 class Watch:
-    """Looks every two milliseconds who serves; remembers the longest time without service and every double one."""
+    """Looks every two milliseconds who serves; remembers the longest time seen without service and every double one."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -56,7 +56,9 @@ class Watch:
             await self._task
 
     async def _look(self) -> None:
-        served = time.monotonic()
+        unserved_since: float | None = (
+            None  # seen without service: a machine that stands still between two looks is no gap
+        )
         while True:
             serving = self._world.served_by()
             now = time.monotonic()
@@ -64,8 +66,10 @@ class Watch:
             if len(serving) > 1:
                 self.doubles.append(serving)
             if serving:
-                self.gap_ms = max(self.gap_ms, (now - served) * 1000)
-                served = now
+                unserved_since = None
+            else:
+                unserved_since = unserved_since or now
+                self.gap_ms = max(self.gap_ms, (now - unserved_since) * 1000)
             await asyncio.sleep(0.002)
 
 

@@ -271,8 +271,7 @@ async def test_divergent_data_is_archived_and_the_site_rebuilt(lab: Any) -> None
         archives.append(answer.archive)
         return bool(answer.progress.completed)
 
-    took = await lab.until("the rebuild", resynced)
-    assert took < 10
+    await lab.until("the rebuild", resynced)
     archive = Path(archives[-1])
     assert len({a for a in archives if a}) == 1
     assert assessment.divergent in archive.joinpath("graf-assessment.txt").read_text()

@@ -75,14 +75,14 @@ async def test_a_killed_driver_leaves_no_bird_and_a_gate_that_the_kernel_shuts(
         await completed(client, Role.STANDBY, 6)
         deadline = time.monotonic_ns() + 4_000_000_000
         await completed(client, Role.ACTIVE, 7, deadline)
-        wait_until("the edge has the route", lambda: world.edge_next_hop() == ADDRESSES["east"], 1)
+        wait_until("the edge has the route", lambda: world.edge_next_hop() == ADDRESSES["east"])
         deadline = time.monotonic_ns() + 1_000_000_000
         assert await client.renew_lease(RenewLease(SPEC, 7, deadline))
         with pytest.raises(DriverCallError, match="epoch"):
             await client.ensure_role(EnsureRole(SPEC, Role.FENCED, 6))
         process.kill()
         process.wait()
-        wait_until("the route went with BIRD", lambda: world.edge_next_hop() == "", 1)
+        wait_until("the route went with BIRD", lambda: world.edge_next_hop() == "")
         assert last_seen_open_ns(gate) <= deadline
     finally:
         await client.close()

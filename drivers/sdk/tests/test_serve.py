@@ -10,7 +10,6 @@ import signal
 import socket
 import stat
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -96,10 +95,8 @@ async def test_sigterm_ends_it_while_somebody_watches(tmp_path: Path) -> None:
         async with DriverClient(str(one.socket)) as client:
             updates = client.watch(SPEC)
             await anext(updates)
-            began = time.monotonic()
             code, log = await one.end()
             assert code == 0, log
-            assert time.monotonic() - began < 5.0
             assert isinstance(await anext(updates), DriverCallError)
             await updates.aclose()
 

@@ -39,7 +39,7 @@ async def test_the_present_status_comes_at_once_and_each_change_as_it_is_notifie
             began = time.monotonic()
             driver.notify(SPEC.key)
             assert (await following(updates)).position == str(position)
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 15  # the next look would come after 30 s
         await updates.aclose()
 
 
