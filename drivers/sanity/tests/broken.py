@@ -796,6 +796,11 @@ async def impatient(self: FakeDriver, spec: Spec, position: str, timeout_ms: int
     return PositionReached(here >= int(position), str(here), "not here yet")
 
 
+async def only_when_asked(self: FakeDriver) -> None:
+    """No look of its own: one between two calls would fetch what is to be waited for."""
+    await asyncio.Event().wait()
+
+
 def eight_statuses(then: Callable[[], Any]) -> Callable[[DriverServer], None]:
     """A watch tells eight of them."""
 
@@ -1037,8 +1042,8 @@ add("a write in flight ends after Quiesce", "position-quiesce-is-final", driver=
 add(
     "AwaitPosition does not wait",
     "position-is-waited-for",
-    driver=with_methods(await_position=impatient),
-    limits=dataclasses.replace(LIMITS, refresh_s=60.0),  # a look between two calls would fetch what is to be waited for
+    driver=with_methods(await_position=impatient, _tick=only_when_asked),
+    limits=dataclasses.replace(LIMITS, refresh_s=60.0),
 )
 add("a watch ends after eight statuses", "watch-goes-on", tweak=eight_statuses(at_once))
 add("a watch says no more after eight statuses", "watch-goes-on", tweak=eight_statuses(never))
