@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from graf_driver_sdk.driver import Driver
 from graf_driver_sdk.errors import DriverError, InvalidParametersError, NotActiveError, PreconditionError
+from graf_driver_sdk.ownership import OwnedFolder
 from graf_driver_sdk.types import (
     Assessment,
     Capability,
@@ -55,8 +56,9 @@ T = TypeVar("T")
 class _Managed:
     """The one component of this process, with what belongs to it."""
 
-    def __init__(self, driver: MysqlDriver, key: ComponentKey, parameters: Parameters) -> None:
+    def __init__(self, driver: MysqlDriver, key: ComponentKey, parameters: Parameters, folder: OwnedFolder) -> None:
         self.key = key
+        self.folder = folder
         self.component = Component(key.site, parameters, lambda: driver.notify(key))
         self.resync = Resync(self.component)
         self.watch = Watch(self.component, lambda: driver.notify(key))
@@ -207,6 +209,7 @@ class MysqlDriver(Driver):
             await self._managed.copies.stop()
             await self._managed.resync.close()
             await self._managed.component.close()
+            self._managed.folder.release()
 
     def _of(self, spec: Spec) -> _Managed:
         managed = self._managed
@@ -224,7 +227,9 @@ class MysqlDriver(Driver):
         for path in parameters.password_files:
             with contextlib.suppress(OSError):
                 self.protect(path.read_text(encoding="utf-8").strip())
-        self._managed = managed = _Managed(self, spec.key, parameters)
+        folder = OwnedFolder(parameters.data_dir, "dataDir")
+        folder.take()
+        self._managed = managed = _Managed(self, spec.key, parameters, folder)
         return managed
 
 
