@@ -27,7 +27,7 @@ TYPED_TESTS := tests/author tests/cli tests/core tests/crd tests/docs tests/dril
   drivers/sdk/tests drivers/fake/tests drivers/network/tests drivers/objects/tests drivers/pv/tests drivers/workload/tests drivers/sanity/tests drivers/examples/go/tests drivers/examples/redis/tests
 PACKAGES := graf graf_orchestrator graf_driver_sdk graf_driver_fake graf_driver_mysql graf_driver_network graf_driver_objects graf_driver_pv graf_driver_workload graf_driver_sanity graf_driver_redis
 
-.PHONY: help pv-kills bench-pv setup programs lab drill drills volume-drill workload-drill scope-drill sim regressions test network-sanity workload-sanity objects-sanity pv-sanity mysql-sanity mysql-lts-sanity mysql-long redis-sanity check lint types layers generated docs-check generate clean fuzz
+.PHONY: help pv-kills bench-pv setup programs lab drill drills volume-drill workload-drill groups-drill scope-drill sim regressions test network-sanity workload-sanity objects-sanity pv-sanity mysql-sanity mysql-lts-sanity mysql-long redis-sanity check lint types layers generated docs-check generate clean fuzz
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ volume-drill: $(SETUP) ## A lab of its own with a volume (lab `volume`): lose th
 workload-drill: $(SETUP) ## A lab of its own with a Deployment and its configuration (lab `workload`): move both (REPEAT=5)
 	$(ROOT) $(GRAF) lab up --name workload --workload
 	$(ROOT) $(GRAF) drill run workload-move --lab workload --profile $(PROFILE) --repeat $(REPEAT) --out $(OUT)/$(PROFILE)/workload-move
+
+groups-drill: $(SETUP) ## A lab of its own with two groups, active at different sites (lab `groups`): lose each site in turn (REPEAT=5)
+	$(ROOT) $(GRAF) lab up --name groups --groups
+	$(ROOT) $(GRAF) drill run two-groups --lab groups --profile $(PROFILE) --repeat $(REPEAT) --out $(OUT)/$(PROFILE)/two-groups
 
 scope-drill: $(SETUP) ## A lab of its own with a part of each database server (lab `scope`): lose the site (REPEAT=5)
 	$(ROOT) $(GRAF) lab up --name scope --scope

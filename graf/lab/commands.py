@@ -17,6 +17,7 @@ from graf.lab import lifecycle, process
 from graf.lab.errors import LabError
 from graf.lab.fault_commands import app as fault_app
 from graf.lab.lab import Lab
+from graf.lab.made_with import Extra
 from graf.lab.state import LabState, all_labs
 from graf.lab.topology import CLUSTERS, DEFAULT_LAB, MANAGEMENT, USERS, Topology
 
@@ -73,8 +74,12 @@ def up(
     workload: Annotated[
         bool, typer.Option("--workload", help="A new lab: a Deployment and its configuration move with the group.")
     ] = False,
+    groups: Annotated[
+        bool, typer.Option("--groups", help="A new lab: a second group, active at the other site.")
+    ] = False,
 ) -> None:
     """Bring the lab up; on a lab that is up, repair what is missing and change nothing else."""
+    wanted = ((Extra.VOLUME, volume), (Extra.SCOPE, scope), (Extra.WORKLOAD, workload), (Extra.GROUPS, groups))
     with errors_told():
         with progress() as tell:
             result = lifecycle.up(
@@ -83,9 +88,7 @@ def up(
                 tell=tell,
                 pods=wait_pods,
                 pod_timeout_s=timeout,
-                with_volume=volume,
-                with_scope=scope,
-                with_workload=workload,
+                extras=[extra for extra, yes in wanted if yes],
             )
         total = sum(result.seconds.values())
         if result.changes:

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from graf.lab import application, daemons, made_with, process, scope, volume
+from graf.lab import application, daemons, made_with, process, scope, second_group, volume
 from graf.lab.build import REPOSITORY
 from graf.lab.errors import LabError
 from graf.lab.made_with import Extra
@@ -42,6 +42,8 @@ def ensure_repository(topology: Topology) -> bool:
         for manifest in sorted(work.rglob("*")):
             if manifest.is_file():
                 manifest.write_text(localise(manifest.read_text(), topology))
+        if made_with.has(topology, Extra.GROUPS):  # first: the second group is made from the plain first one
+            second_group.add_to_example(work)
         if made_with.has(topology, Extra.VOLUME):
             volume.add_to_example(work, topology)
         if made_with.has(topology, Extra.SCOPE):

@@ -66,9 +66,7 @@ def up(
     tell: Tell,
     pods: bool = True,
     pod_timeout_s: float = POD_TIMEOUT_S,
-    with_volume: bool = False,
-    with_scope: bool = False,
-    with_workload: bool = False,
+    extras: Sequence[Extra] = (),
 ) -> UpResult:
     """Bring a lab up, or complete and repair one that is.
 
@@ -78,17 +76,14 @@ def up(
         tell: Told each step, for a progress display.
         pods: Wait until GRAF's Pods are ready; False: only until the nodes are.
         pod_timeout_s: How long to wait for the Pods.
-        with_volume: The example's group of a new lab gets a volume; a lab keeps what it was made with.
-        with_scope: The group of a new lab has a part of each database server; a lab keeps what it was made with.
-        with_workload: The group of a new lab gets a workload and its configuration; a lab keeps what it was made with.
+        extras: What a new lab has beyond the plain example; a lab keeps what it was made with.
 
     Raises:
         LabError: Something is missing or does not come up.
     """
     checks.machine()
     with exclusive(name):
-        wanted = ((Extra.VOLUME, with_volume), (Extra.SCOPE, with_scope), (Extra.WORKLOAD, with_workload))
-        state = _state_of(name, index, [extra for extra, yes in wanted if yes], tell)
+        state = _state_of(name, index, extras, tell)
         result = UpResult(state.topology, checks.raise_limits())
         _Up(state.topology, result, tell).run(pods, pod_timeout_s)
         return result

@@ -15,6 +15,7 @@ class Extra(enum.Enum):
     VOLUME = "volume", "which components its group has is for the whole life of a lab"
     WORKLOAD = "workload", "which components its group has is for the whole life of a lab"
     SCOPE = "scope", "a server's data is made for one scope, for the whole life of a lab"
+    GROUPS = "groups", "which groups its repository begins with is for the whole life of a lab"
 
     def __init__(self, word: str, lasts: str) -> None:
         self.word = word
@@ -39,7 +40,7 @@ def require(topology: Topology, extra: Extra) -> None:
     """
     if not has(topology, extra):
         raise LabError(
-            f"lab {topology.name!r} is up without a {extra.word}",
+            f"lab {topology.name!r} was made without --{extra.word}",
             extra.lasts,
             f"graf lab down --name {topology.name}, or another lab: graf lab up --name {extra.word} --{extra.word}",
         )

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from graf.crd.group import RedundancyGroup
 from graf.lab.drill import engine, session
-from graf.lab.drill.errors import StepError
+from graf.lab.drill.errors import DrillError, StepError
 from graf.lab.drill.model import MS, SECOND, Ack, Answer, Probe, Raw, Result, Run, Sample, StaleCalls
 from graf.lab.drill.progress import Progress
 from graf.lab.drill.regressions import scenario_of
@@ -27,9 +27,16 @@ from graf.shell.scenarios import builtin_scenarios
 EXAMPLE = Path(__file__).parents[2] / "gitops" / "example" / "groups" / "vcu-db.yaml"
 
 
-def group(epoch: int, fault_ns: int = 0) -> RedundancyGroup:
+def group(epoch: int, fault_ns: int = 0, name: str = "vcu-db") -> RedundancyGroup:
+    """The example's group, or a second one that is at home at the other site."""
     base = yaml.safe_load(EXAMPLE.read_text())
-    moves = [("Failover", "east", "west", 2), ("Failback", "west", "east", 3)][: epoch - 1]
+    home, spare = "east", "west"
+    if name != "vcu-db":
+        home, spare = spare, home
+        base["metadata"]["name"] = name
+        for site in base["spec"]["sites"]:
+            site["administrativeRole"] = "preferred" if site["name"] == home else "spare"
+    moves = [("Failover", home, spare, 2), ("Failback", spare, home, 3)][: epoch - 1]
     fault_s = time.time() - (time.monotonic_ns() - fault_ns) / SECOND
     history = [
         {
@@ -47,12 +54,12 @@ def group(epoch: int, fault_ns: int = 0) -> RedundancyGroup:
         for kind, away, to, number in moves
     ]
     status = {
-        "activeSite": "east",
+        "activeSite": home,
         "epoch": epoch,
         "synchronousSet": {"epoch": epoch, "counter": 1, "members": ["east", "west"]},
         "sites": [
-            {"name": "east", "role": "Active", "connected": True},
-            {"name": "west", "role": "Standby", "connected": True, "promotable": True},
+            {"name": home, "role": "Active", "connected": True},
+            {"name": spare, "role": "Standby", "connected": True, "promotable": True},
         ],
         "history": history,
     }
@@ -70,6 +77,7 @@ class Planted:
     blind: bool = False
     fault_ns: int = 0
     run_id: int = 1
+    sites: tuple[str, str] = ("east", "west")
 
     def prepare(self) -> None: ...
     def start(self) -> None: ...
@@ -95,13 +103,14 @@ class Planted:
         samples: list[Sample] = []
         for tick in range(-300, 200 if not self.blind else 20):
             at = self.fault_ns + tick * 20 * MS
-            east, west = (Answer.ACCEPTED, Answer.REFUSED) if tick < 0 else (Answer.DOWN, Answer.ACCEPTED)
+            one, other = (Answer.ACCEPTED, Answer.REFUSED) if tick < 0 else (Answer.DOWN, Answer.ACCEPTED)
             if tick > 120:
-                east, west = Answer.ACCEPTED, Answer.REFUSED
+                one, other = Answer.ACCEPTED, Answer.REFUSED
             if self.dual and tick in (60, 61):
-                east = Answer.ACCEPTED
+                one = Answer.ACCEPTED
+            home, spare = self.sites
             for probe in Probe:
-                samples += [Sample("east", probe, at - MS, at, east), Sample("west", probe, at - MS, at, west)]
+                samples += [Sample(home, probe, at - MS, at, one), Sample(spare, probe, at - MS, at, other)]
         return self._acks(), [], samples
 
     def ids_at_service(self) -> set[tuple[int, int]]:
@@ -129,8 +138,13 @@ class FakeApi:
     planted: Planted
     epoch: int = 1
 
-    def group(self, _: str) -> RedundancyGroup:
-        return group(self.epoch, self.planted.fault_ns)
+    names: tuple[str, ...] = ("vcu-db",)
+
+    def group(self, name: str) -> RedundancyGroup:
+        return group(self.epoch, self.planted.fault_ns, name)
+
+    def groups(self) -> list[RedundancyGroup]:
+        return [self.group(name) for name in self.names]
 
 
 @dataclass
@@ -248,6 +262,61 @@ def test_an_interrupted_script_is_healed_and_ends(bench: Bench) -> None:
     with pytest.raises(KeyboardInterrupt):
         bench.run(script)
     assert bench.healed == ["heal"]
+
+
+def of_two_groups(bench: Bench, other: Planted, monkeypatch: pytest.MonkeyPatch) -> Scenario:
+    """Both are measured over the same fault; what the second one's users saw is laid down in `other`."""
+    planted = iter((bench.planted, other))
+    monkeypatch.setattr(engine, "Workload", lambda *_: next(planted))
+
+    def script(made: Session) -> None:
+        start = made.inject("fault", lambda: None, ("heal", lambda: bench.healed.append("heal")))
+        bench.planted.fault_ns = other.fault_ns = start
+        bench.api.epoch = 3
+        assert made.beside is not None
+        for each in (made, made.beside):
+            each.fault_ns = start
+            each.windows.append(engine_window(start))
+
+    moves = ((("Failover",), True), (("Failback",), False))
+    return Scenario("two-groups", "planted", moves, script, beside=Scenario("two-groups", "the other", moves, script))
+
+
+def test_a_run_with_two_groups_is_judged_for_both(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.api.names = ("ims-db", "vcu-db")
+    other = Planted(sites=("west", "east"))
+    file = of_two_groups(bench, other, monkeypatch)
+    run, _ = bench.run(file.script, file)
+    assert run.reasons == ()
+    assert run.result is Result.PASS
+    of_the_other = [check.name for check in run.checks if check.name.startswith("ims-db: ")]
+    assert "ims-db: no acknowledged write lost" in of_the_other
+    assert len(of_the_other) * 2 == len(run.checks)
+    assert run.evidence["beside"]["group"] == "ims-db"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ({"missing": {(0, 17)}}, "ims-db: no acknowledged write lost"),
+        ({"dual": True}, "ims-db: no site accepts writes beside the other"),
+        ({"outage_ms": 1_300}, "ims-db: gap in fault to return"),
+    ],
+)
+def test_what_goes_wrong_with_the_second_group_fails_the_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, spoil: dict[str, Any], words: str
+) -> None:
+    bench.api.names = ("ims-db", "vcu-db")
+    file = of_two_groups(bench, Planted(sites=("west", "east"), **spoil), monkeypatch)
+    run, _ = bench.run(file.script, file)
+    assert run.result is Result.FAIL
+    assert any(reason.startswith(words) for reason in run.reasons)
+
+
+def test_a_lab_with_one_group_is_told_how_to_get_the_second(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = of_two_groups(bench, Planted(), monkeypatch)
+    with pytest.raises(DrillError, match="--groups"):
+        bench.run(file.script, file)
 
 
 MOVES = (

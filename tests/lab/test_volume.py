@@ -49,7 +49,7 @@ def test_only_a_lab_that_was_made_with_a_volume_has_one(topology: Topology) -> N
     assert made_with.has(topology, Extra.VOLUME)
     made_with.require(topology, Extra.VOLUME)
     assert not made_with.has(topology, Extra.SCOPE), "one says nothing of the other"
-    with pytest.raises(LabError, match="is up without a scope") as refused:
+    with pytest.raises(LabError, match="was made without --scope") as refused:
         made_with.require(topology, Extra.SCOPE)
     assert "graf lab up --name scope --scope" in str(refused.value)
 

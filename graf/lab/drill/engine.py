@@ -101,10 +101,39 @@ class Drill:
             DrillError: It could not begin.
             KeyboardInterrupt: After the faults have been taken back.
         """
-        out.mkdir(parents=True, exist_ok=True)
         group = wait_ready(self._api, self._group_name, self._progress)
         session = self._session(group, out)
+        if self._scenario.beside is None:
+            return self._judge(session, group, self._measure(session))
+        other = self._with_group(self._other_group(group), self._scenario.beside)
+        other_group = wait_ready(self._api, other._group_name, self._progress)
+        session.beside = other._session(other_group, out / other._group_name)
         failures = self._measure(session)
+        run, raw = self._judge(session, group, failures)
+        beside, _ = other._judge(session.beside, other_group, [])
+        return run.and_beside(beside), raw
+
+    def _other_group(self, group: RedundancyGroup) -> str:
+        """The group that is at home where this one's spare site is.
+
+        Raises:
+            DrillError: There is none, or more than one.
+        """
+        spare = sites_of(group)[1]
+        names = [other.name for other in self._api.groups() if other.spec.preferred_site == spare]
+        if len(names) != 1:
+            raise DrillError(
+                f"{len(names)} groups prefer the site {spare}, and {self._scenario.name} needs one beside {group.name}",
+                "it loses each site in turn, and one group is active at each",
+                "bring a lab with two groups up: graf lab up --name groups --groups",
+            )
+        return names[0]
+
+    def _with_group(self, name: str, scenario: Scenario) -> Drill:
+        return Drill(self._lab, self._api, scenario, name, self._profile, self._progress)
+
+    def _judge(self, session: Session, group: RedundancyGroup, failures: list[str]) -> tuple[Run, Raw]:
+        """From what one group's clients, observer and records say to a verdict."""
         client_end_ns = time.monotonic_ns()
         group = self._final_group(session, group, failures)
         with self._progress.step("old epochs are refused at every site") as step:
@@ -124,6 +153,7 @@ class Drill:
     # -- before and during -----------------------------------------------------------------------------
 
     def _session(self, group: RedundancyGroup, out: Path) -> Session:
+        out.mkdir(parents=True, exist_ok=True)
         preferred, spare = sites_of(group)
         workload = Workload(
             self._lab, account_of(self._lab, group), service_of(group), tuple(group.spec.site_names), out
@@ -145,24 +175,30 @@ class Drill:
     def _measure(self, session: Session) -> list[str]:
         """Load, script, healing. Returns what failed, as sentences."""
         failures: list[str] = []
-        session.workload.prepare()
-        begun_ns = session.mark("drill", "load begins")
+        measured = [session] if session.beside is None else [session, session.beside]
+        for one in measured:
+            one.workload.prepare()
+        begun_ns = [one.mark("drill", "load begins") for one in measured][-1]
         try:
-            session.workload.start()
+            for one in measured:
+                one.workload.start()
             with self._progress.step("load before the fault") as step:
-                session.wait_for_acks(step, "the first writes", begun_ns, 1, 15.0)
+                for one in measured:
+                    one.wait_for_acks(step, "the first writes", begun_ns, 1, 15.0)
                 session.hold_load(step, WARM_UP_S)
-                session.workload.check_alive()
+                for one in measured:
+                    one.workload.check_alive()
             self._scenario.script(session)
         except _SCRIPT_ERRORS as error:
             failures.append(_sentence(error))
             session.mark("drill", "script ended early")
         finally:
             failures += session.heal_all()
-            if not session.windows:  # the script ended early: what was measured up to here is judged
-                session.fault_ns = session.fault_ns or time.monotonic_ns()
-                session.window("fault to end of script", session.fault_ns, session.gap_limit_ms)
-            session.workload.stop()
+            for one in measured:
+                if not one.windows:  # the script ended early: what was measured up to here is judged
+                    one.fault_ns = one.fault_ns or time.monotonic_ns()
+                    one.window("fault to end of script", one.fault_ns, one.gap_limit_ms)
+                one.workload.stop()
         return failures
 
     # -- after -----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ All points in time are nanoseconds of this machine's CLOCK_MONOTONIC unless a na
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -238,6 +238,16 @@ class Run:
     steps: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     evidence: dict[str, Any] = field(default_factory=dict)
+
+    def and_beside(self, other: Run) -> Run:
+        """One verdict on two groups in the same run: the other one's checks too, each with its group's name."""
+        checks = tuple(replace(check, name=f"{other.group}: {check.name}") for check in other.checks)
+        return replace(
+            self,
+            result=verdict_of([self, other]),
+            checks=self.checks + checks,
+            evidence={**self.evidence, "beside": other.to_json()},
+        )
 
     @property
     def reasons(self) -> tuple[str, ...]:

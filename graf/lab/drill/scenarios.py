@@ -25,6 +25,7 @@ from graf.lab.drill.session import (
     since,
     site_of,
 )
+from graf.lab.drill.two_groups import TwoGroups
 from graf.lab.drill.verdict import STRICT, Allowed, Expectation, gap_limit_ms
 from graf.lab.drill.volume_loss import volume_loss
 from graf.lab.drill.workload_move import WorkloadMove, workload_of
@@ -50,6 +51,7 @@ class Scenario:
         limits_ms: Longest outage by profile; None: as for the built-in scenario of this name.
         profile: Detection profile that it runs with unless another is asked for; None: as the policy has it.
         policy: Settings of the policy that it depends on.
+        beside: What a second group that is active at the other site must see; its script is this one's.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Scenario:
     limits_ms: Mapping[str, float] | None = None
     profile: str | None = None
     policy: PolicySettings = PolicySettings()
+    beside: Scenario | None = None
 
     @property
     def must_move(self) -> str:
@@ -339,6 +342,11 @@ def workload_move(session: Session) -> None:
     WorkloadMove(session, component, lambda target: _move(session, target)).run()
 
 
+def two_groups(session: Session) -> None:
+    """Each site is lost in turn; the group that is active there moves, and the other one serves on."""
+    TwoGroups(session, _take_over).run()
+
+
 def _move(session: Session, target: str) -> None:
     name = request_switchover(session.api, session.group_name, target, "drill switchover")
     operation = follow(session.api, name, 90.0, lambda _: None)
@@ -380,6 +388,13 @@ SCENARIOS: dict[str, Scenario] = {
             "a Deployment and its configuration move, by loss and by plan; needs graf lab up --workload",
             (_THERE, _BACK, (("Switchover",), True), (("Switchover", "Failback"), False)),
             workload_move,
+        ),
+        Scenario(
+            "two-groups",
+            "two groups, active at different sites; each site is lost in turn; needs graf lab up --groups",
+            (_THERE, _BACK),
+            two_groups,
+            beside=Scenario("two-groups", "the other group", (_THERE, _BACK), two_groups),
         ),
         Scenario(
             "table-scope",

@@ -42,6 +42,7 @@ class Session:
     checks: list[Check] = field(default_factory=list)
     stale: StaleCalls = field(default_factory=StaleCalls)
     history: dict[str, HistoryEntry] = field(default_factory=dict)
+    beside: Session | None = None  # of the second group, where a scenario has one; faults are this one's
     _heals: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
 
     # -- looking ---------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ BLIND_LIMIT_MS = 500.0
 # Largest gap_ms_max by scenario and profile. `db-crash`, `switchover` and `manager-loss` wait for no time-out of the
 # lease, so the profile does not matter to them.
 _BY_PROFILE = {"metro": 1_200.0, "regional": 3_000.0, "wan": 9_000.0}
-_SILENT_LOSS = ("site-loss", "site-partition", "site-freeze", "standby-loss", "volume-loss")
+_SILENT_LOSS = ("site-loss", "site-partition", "site-freeze", "standby-loss", "volume-loss", "two-groups")
 # The clients are held until what they wrote is acknowledged, before the site is cut off.
 _SILENT_LOSS_WITH_TAIL = ("table-scope",)
 _TAIL_MS = 500.0
