@@ -11,8 +11,9 @@ from typing import Any
 
 import pymysql
 import pytest
+from graf_driver_mysql.driver import MysqlDriver
 from graf_driver_sdk.errors import NotActiveError, PreconditionError
-from graf_driver_sdk.types import ComponentKey, EnsureRole, Health, Role, Spec, Verdict
+from graf_driver_sdk.types import ComponentKey, EnsureRole, Health, ResyncStrategy, Role, Spec, Verdict
 
 pytestmark = pytest.mark.mariadb
 
@@ -311,6 +312,26 @@ async def test_only_an_active_can_be_quiesced(lab: Any) -> None:
 async def test_a_set_of_three_sites_is_refused_with_the_reason(lab: Any) -> None:
     with pytest.raises(PreconditionError, match="one acknowledgement"):
         await lab.east.once(Role.ACTIVE, 1, "east", "west", "north")
+
+
+async def test_a_second_driver_on_the_same_data_is_refused_and_touches_nothing(lab: Any) -> None:
+    """The parameters of one group were copied to another one, with a DriverClass of its own and this `dataDir` left."""
+    await lab.up()
+    record = lab.east.root.joinpath("record.json").read_bytes()
+    other = MysqlDriver()
+    spec = Spec(ComponentKey("ims-db", "db", "east"), {**lab.east.parameters, "port": lab.east.port + 0.0})
+    for role in (Role.FENCED, Role.ACTIVE):
+        with pytest.raises(PreconditionError, match=r"dataDir: .* belongs to another driver that runs") as refused:
+            await other.ensure_role(EnsureRole(spec, role, 9, (), frozenset({"east"})))
+        assert refused.value.reason == "in-use"
+    with pytest.raises(PreconditionError, match="belongs to another driver"):
+        await other.resync(spec, lab.west.peer(), ResyncStrategy.REBUILD, 9)
+    with lab.east.client() as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (77)")
+    assert lab.east.root.joinpath("record.json").read_bytes() == record
+    await lab.east.driver.close()
+    await other.ensure_role(EnsureRole(spec, Role.FENCED, 9))
+    await other.close()
 
 
 async def test_a_second_component_is_refused(lab: Any) -> None:

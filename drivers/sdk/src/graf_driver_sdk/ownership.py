@@ -13,8 +13,7 @@ from pathlib import Path
 
 from graf_driver_sdk.errors import PreconditionError
 
-LOCK_NAME = ".graf-driver.lock"
-IN_USE = "in-use"
+IN_USE, UNUSABLE = "in-use", "folder-unusable"
 
 
 class OwnedFolder:
@@ -26,30 +25,35 @@ class OwnedFolder:
         self._descriptor = -1
 
     def take(self) -> None:
-        """Makes the folder where it is missing, and takes it.
+        """Makes the folder where it is missing, and takes it. Nothing is written into it: its disk may be full.
 
         Raises:
-            PreconditionError: Another driver has it (reason `in-use`), or it cannot be written; nothing was changed.
+            PreconditionError: Another driver has it (reason `in-use`), or there is no such folder and none can be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise PreconditionError(
-                f"{self._parameter}: {self.path} cannot be used: {error.strerror or error}: mount a folder there that "
-                "this driver may write",
-                reason="not-writable",
-            ) from error
+            raise self._refused(f"cannot be used: {error.strerror or error}: mount a folder there", UNUSABLE) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise self._refused(
+                "belongs to another driver that runs: give each component a folder of its own. After a restart: the "
+                "one before it has not ended yet",
+                IN_USE,
+            ) from error
         except OSError as error:
             os.close(descriptor)
-            raise PreconditionError(
-                f"{self._parameter}: {self.path} belongs to another driver that runs: give each component a folder of "
-                "its own. After a restart: the one before it has not ended yet",
-                reason=IN_USE,
+            raise self._refused(
+                f"cannot be locked: {error.strerror or error}: use a local disk, or a file system that knows flock",
+                UNUSABLE,
             ) from error
         self._descriptor = descriptor
+
+    def _refused(self, why: str, reason: str) -> PreconditionError:
+        return PreconditionError(f"{self._parameter}: {self.path} {why}", reason=reason)
 
     def release(self) -> None:
         """Gives it back."""
