@@ -44,15 +44,23 @@ def test_a_class_whose_selector_selects_no_site_says_so() -> None:
     assert condition.reason == "EverySite", "what a site still has is told as long as it has it"
 
 
-def wait(upgrade: str, site: str, west: SiteLink | None) -> str:
-    driver_class = DriverClass.model_validate(
-        {"metadata": {"name": "db", "generation": 2}, "spec": {"driver": "d", "template": {}, "upgrade": upgrade}}
-    )
+def memory(active: str, *sites: str) -> GroupMemory:
+    """A group whose component at each of these sites is of the class."""
     component: Any = type("C", (), {"driver_class": "db"})
     compiled: Any = type("A", (), {"spec": type("S", (), {"components": [component]})})
-    both: dict[str, GroupAssignment] = {"east": compiled, "west": compiled}
-    memory = GroupMemory(Recorded("east", 1, {}), {}, both)
-    return waits_for(driver_class, site, {"vcu-db": memory}, {} if west is None else {"west": west})
+    at_sites: dict[str, GroupAssignment] = dict.fromkeys(sites, compiled)
+    return GroupMemory(Recorded(active, 1, {}), {}, at_sites)
+
+
+def automatic(upgrade: str = "Automatic") -> DriverClass:
+    return DriverClass.model_validate(
+        {"metadata": {"name": "db", "generation": 2}, "spec": {"driver": "d", "template": {}, "upgrade": upgrade}}
+    )
+
+
+def wait(upgrade: str, site: str, west: SiteLink | None) -> str:
+    groups = {"vcu-db": memory("east", "east", "west")}
+    return waits_for(automatic(upgrade), site, groups, {} if west is None else {"west": west})
 
 
 def test_an_automatic_upgrade_reaches_the_active_site_after_the_standby() -> None:
@@ -63,3 +71,26 @@ def test_an_automatic_upgrade_reaches_the_active_site_after_the_standby() -> Non
     assert wait("Automatic", "east", link()) == ""
     assert wait("Automatic", "west", None) == "", "a standby waits for nobody"
     assert wait("OnStandby", "east", None) == ""
+
+
+def test_sites_that_are_active_for_different_groups_do_not_wait_for_each_other() -> None:
+    groups = {"vcu-db": memory("east", "east", "west"), "ims-db": memory("west", "west", "east")}
+    old = {"east": link(revision="older"), "west": link(revision="older")}
+    assert waits_for(automatic(), "east", groups, old) == "", "its name comes first"
+    assert waits_for(automatic(), "west", groups, old) == "east"
+    assert waits_for(automatic(), "west", groups, {**old, "east": link()}) == ""
+
+
+def test_a_ring_of_active_sites_has_one_that_begins_and_a_mere_standby_goes_before_all() -> None:
+    ring = {
+        "a": memory("east", "east", "north"),
+        "b": memory("north", "north", "west"),
+        "c": memory("west", "west", "east", "spare"),
+    }
+    old = {site: link(revision="older") for site in ("east", "north", "west", "spare")}
+    assert {site: waits_for(automatic(), site, ring, old) for site in old} == {
+        "east": "",
+        "north": "",
+        "west": "east, spare",
+        "spare": "",
+    }

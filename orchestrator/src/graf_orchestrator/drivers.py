@@ -37,16 +37,20 @@ def waits_for(
 ) -> str:
     """Standby sites that an automatic upgrade reaches before the active `site`, and has not reached yet.
 
-    A site that is silent has not: unknown means hold.
+    A site that is silent has not: unknown means hold. Sites that are active for different groups would wait for each
+    other: of them, the one goes first whose name comes first.
     """
     if driver_class.spec.upgrade != "Automatic":
         return ""
+    serving = [memory for memory in groups.values() if _uses(driver_class.name, memory, memory.recorded.active_site)]
+    active_sites = {memory.recorded.active_site for memory in serving}
     waiting: set[str] = set()
-    for memory in groups.values():
-        if memory.recorded.active_site != site or not _uses(driver_class.name, memory, site):
+    for memory in serving:
+        if memory.recorded.active_site != site:
             continue
         for other in memory.compiled:
-            if other != site and _uses(driver_class.name, memory, other):
+            turn_comes_later = other in active_sites and site < other
+            if other != site and not turn_comes_later and _uses(driver_class.name, memory, other):
                 report = report_of(driver_class.name, links.get(other))
                 if report is None or not _has(report, driver_class.metadata.generation or 0):
                     waiting.add(other)
