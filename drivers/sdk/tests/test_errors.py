@@ -190,6 +190,7 @@ async def test_numbers_outside_the_contract_are_refused(driver: Any) -> None:
         (time.time_ns(), "INVALID_ARGUMENT"),  # the wall clock would hold the gate open for decades
         (1, "FAILED_PRECONDITION"),  # long past
     ],
+    ids=["none", "of the wall clock", "over"],
 )
 async def test_no_gate_is_opened_by_a_lease_that_is_over_or_of_another_clock(
     driver: Any, deadline_ns: int, code: str
