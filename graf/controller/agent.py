@@ -266,9 +266,9 @@ class GroupAgent:
 
     def view(self, now_ns: int) -> SiteView:
         """Everything that a decision may use, at one point in time."""
-        promise = self.voting.promise(self.config.group)
-        voter, part = self.voting.state, self.protocol.state
         group = self.config.group
+        promise = self.voting.promise(group)
+        voter, part = self.voting.state(group), self.protocol.state
         return SiteView(
             config=self.config,
             role=self.role,

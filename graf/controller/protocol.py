@@ -137,7 +137,9 @@ class Protocol:
             reasons=reasons,
             previous=max(known, agent.last_active, key=lambda pair: pair[1]),
             began_ns=now_ns,
-            silent_since_ns=agent.voting.state.answered_ns.get(agent.config.group, 0) if silent else 0,
+            silent_since_ns=agent.voting.state(agent.config.group).answered_ns.get(agent.config.group, 0)
+            if silent
+            else 0,
             serving=self.lease is not None,
         )
         self.electorate = voters

@@ -52,7 +52,7 @@ class WitnessDesk(VoterDesk):
         super().on_message(peer, message)
         if message.WhichOneof("body") != "heartbeat":
             return
-        for number, promise in enumerate(self.voting.state.promises.values()):
+        for number, promise in enumerate(self.voting.promises()):
             due = (message.heartbeat.sequence + number) % TELL_EVERY == 0
             if peer in promise.voters.members and (due or self._told.get((peer, promise.group)) is not promise):
                 self._told[peer, promise.group] = promise

@@ -35,7 +35,7 @@ def contends(promise: Promise, unserved: tuple[int, tuple[str, int]] | None) -> 
         site="west",
         last_active=("east", 7),
         unserved=unserved,
-        voting=SimpleNamespace(promise=lambda _: promise, state=SimpleNamespace(answered_ns={})),
+        voting=SimpleNamespace(promise=lambda _: promise, state=lambda _: SimpleNamespace(answered_ns={})),
         links=SimpleNamespace(send=lambda *_: None),
         wake=lambda: None,
     )

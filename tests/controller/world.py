@@ -412,7 +412,7 @@ class World:
         """Whether every voter that runs has ended its restart silence."""
         votings = [s.keeper.voting for s in self.sites.values() if s.keeper is not None]
         votings += [witness.desk.voting for witness in self.witnesses.values()]
-        return all(time.monotonic_ns() >= v.state.silent_until_ns(GROUP) for v in votings)
+        return all(time.monotonic_ns() >= v.state(GROUP).silent_until_ns(GROUP) for v in votings)
 
     def served_by(self) -> list[str]:
         """Sites whose gate is open and whose database accepts."""
