@@ -220,7 +220,8 @@ class MysqlDriver(Driver):
                 # Not only another name: fence, acknowledgement and recovery are those of a whole server.
                 raise PreconditionError(
                     f"this driver manages {managed.key} and no other component, as one server has one group: "
-                    f"give {spec.key} a server of its own (a DriverClass with another instance, dataDir, socketDir and port)"
+                    f"give {spec.key} a server of its own: "
+                    "a DriverClass with another instance, dataDir, socketDir and port"
                 )
             return managed
         parameters = parse(spec.parameters)

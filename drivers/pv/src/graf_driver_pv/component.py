@@ -16,7 +16,7 @@ from graf_driver_sdk.errors import InvalidParametersError, NeedsResyncError, Not
 from graf_driver_sdk.logs import event
 from graf_driver_sdk.types import ComponentKey, EnsureRole, Peer, Progress, Role
 
-from graf_driver_pv import durable, hooks
+from graf_driver_pv import durable, hooks, owner
 from graf_driver_pv.active import Active
 from graf_driver_pv.deposit import Deposit
 from graf_driver_pv.follow import Follower
@@ -97,6 +97,7 @@ class Component:
 
     def _open(self) -> Record:
         self.layout.make()
+        owner.take(self.layout.owner, self.key)
         self._replaced = not self.layout.record.exists() and self._mark.is_set()
         record = self._file.load()
         if self._replaced:

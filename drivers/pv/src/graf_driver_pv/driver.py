@@ -38,6 +38,7 @@ from graf_driver_pv import status as render
 from graf_driver_pv.component import Component
 from graf_driver_pv.durable import sync_folder
 from graf_driver_pv.layout import Layout
+from graf_driver_pv.owner import owner_of
 from graf_driver_pv.parameters import Parameters, parse
 from graf_driver_pv.position import Position
 from graf_driver_pv.record import Mark, RecordFile, RecordUnreadableError
@@ -83,8 +84,10 @@ class PvDriver(Driver):
 
     def _shut_leftovers(self) -> None:
         """A link outlives the machine. Applications wait for the driver's socket, so they never find a stale one."""
-        for volume in Mark.volumes(self.state_dir):
+        for volume, served_by in Mark.volumes(self.state_dir):
             layout = Layout(volume)
+            if (now := owner_of(layout.owner)) and Mark.name_of(*now.partition("/")[::2]) != served_by:
+                continue  # given to another component since
             try:
                 open_in_order = RecordFile(layout.record).load().stays_open
             except RecordUnreadableError:

@@ -62,6 +62,11 @@ class Layout:
         """The durable record."""
         return self.root / "record.json"
 
+    @property
+    def owner(self) -> Path:
+        """Group and component whose volume it is."""
+        return self.root / "owner"
+
     def generation(self, name: str) -> Path:
         """Folder of one generation: `tree` and `manifest.json`."""
         return self.generations / name

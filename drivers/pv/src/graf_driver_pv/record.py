@@ -63,14 +63,20 @@ class Mark:
     @staticmethod
     def of(state_dir: Path | None, group: str, component: str) -> Mark:
         """The mark of a component; without a directory nothing is remembered."""
-        return Mark(state_dir / f"{group}_{component}{_MARK}" if state_dir is not None else None)
+        return Mark(state_dir / Mark.name_of(group, component) if state_dir is not None else None)
 
     @staticmethod
-    def volumes(state_dir: Path | None) -> list[Path]:
-        """Every volume that was ever served by the driver that keeps its state there."""
+    def name_of(group: str, component: str) -> str:
+        """Name of the file."""
+        return f"{group}_{component}{_MARK}"
+
+    @staticmethod
+    def volumes(state_dir: Path | None) -> list[tuple[Path, str]]:
+        """Every volume that was ever served by the driver that keeps its state there, with the mark's name."""
         if state_dir is None:
             return []
-        return [Path(os.fsdecode(mark.read_bytes())) for mark in sorted(state_dir.glob(f"*{_MARK}"))]
+        marks = sorted(state_dir.glob(f"*{_MARK}"))
+        return [(Path(os.fsdecode(mark.read_bytes())), mark.name) for mark in marks]
 
     def is_set(self) -> bool:
         """Whether the volume was ever served; False where nothing can be remembered."""
