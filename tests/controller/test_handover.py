@@ -85,8 +85,13 @@ async def test_a_copy_that_takes_its_time_has_as_much_as_it_declares(slow: World
 
 
 async def test_a_copy_that_declares_nothing_has_two_seconds(world: World) -> None:
-    updates = hand_over(world, 6.0)
-    await until("rolled back", lambda: any(u.state == "RolledBack" for u in updates), 5)
+    for _ in range(5):
+        updates = hand_over(world, 8.0)
+        await until("rolled back", lambda updates=updates: any(u.state == "RolledBack" for u in updates))  # type: ignore[misc]
+        if "is not heard any more" not in updates[-1].message:
+            break
+        await ready(world)  # the machine stood still: nothing is said about the copy
+    assert time.monotonic() < world.sites["east"].db.rests_after, "not waited for"
     assert "the last copy" in updates[-1].message
     await until("east serves", lambda: world.served_by() == ["east"])
 
@@ -104,7 +109,7 @@ async def test_what_is_waited_for_ends_with_the_successor(slow: World) -> None:
     updates = hand_over(slow, 30.0)
     await until("the data comes to rest", lambda: slow.sites["east"].db.quiesced)
     await slow.sites["west"].stop()
-    await until("rolled back", lambda: any(u.state == "RolledBack" for u in updates), 8)
+    await until("rolled back", lambda: any(u.state == "RolledBack" for u in updates), 20)
     assert "west is not heard any more" in updates[-1].message
 
 

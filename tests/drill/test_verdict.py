@@ -162,7 +162,7 @@ def test_limits_are_those_of_the_promise(scenario: str, profile: str, limit: flo
 
 
 def test_every_scenario_has_a_limit_for_every_profile_and_names_what_must_move() -> None:
-    assert len(SCENARIOS) == 10
+    assert len(SCENARIOS) == 11
     for name, scenario in SCENARIOS.items():
         assert all(gap_limit_ms(name, profile) > 0 for profile in ("metro", "regional", "wan"))
         for expectation in scenario.expected("east", "west"):

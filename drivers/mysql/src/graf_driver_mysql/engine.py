@@ -37,6 +37,7 @@ class Engine(ABC):
     programs: ClassVar[tuple[tuple[str, str], ...]]
     can_truncate: ClassVar[bool]  # recovery can cut off what is in the binary log and not committed in the engine
     ordered: ClassVar[bool]  # the parallel applier keeps the source's order of commits, whoever wrote them
+    relay_log_unreadable: ClassVar[frozenset[int]]  # errors of the applier: what was received cannot be read
     gone_from_source: ClassVar[frozenset[int]]  # errors: purged at the source, or never was there
     position_fact: ClassVar[str]
     recovers_truncate: ClassVar[bool]  # recovery knows of a TRUNCATE that was done and not logged
@@ -166,6 +167,7 @@ class Engine(ABC):
             receive_error=row["Last_IO_Error"] or "",
             receive_errno=int(row["Last_IO_Errno"] or 0),
             apply_error=row["Last_SQL_Error"] or "",
+            apply_errno=int(row["Last_SQL_Errno"] or 0),
             delay_s=int(row.get("SQL_Delay") or 0),
             tls=self._channel_tls(row),
             user=row[f"{source}_User"] or "",
@@ -333,6 +335,13 @@ class Engine(ABC):
     @abstractmethod
     def change(self, *statements: str) -> tuple[str, ...]:
         """Statements that change replication's settings, from a stopped receiver to one that is started; likewise."""
+
+    def receive_anew_with(self, password: str) -> tuple[str, ...]:
+        """The statements that start replication, both threads of which are stopped, without its relay log.
+
+        A change of the source with both threads stopped deletes it (MySQL 8.4 manual, CHANGE REPLICATION SOURCE TO).
+        """
+        return (self.log_in(REPLICATION_USER, password), self.start_following)
 
     @abstractmethod
     def start_following_with(self, password: str) -> tuple[str, ...]:

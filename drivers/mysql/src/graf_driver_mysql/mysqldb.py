@@ -80,6 +80,7 @@ class MySQL(Engine):
     programs = (server, ("setpriv", "util-linux"))
     can_truncate = False
     ordered = True
+    relay_log_unreadable = frozenset({1594, 13121, 13122})
     gone_from_source = frozenset({1236, 13114})
     position_fact = "gtid_executed"
     recovers_truncate = True

@@ -34,6 +34,7 @@ log = logging.getLogger("graf.driver.mysql")
 CONNECT_WAIT_S = 0.3
 APPLY_WAIT_S = 1.0
 KICK_INTERVAL_S = 0.25
+DISCARD_INTERVAL_S = 10.0  # a disk that damages whatever is received is no reason to receive all the time
 ACTIVE_ASKED_S = 0.2  # how often an asynchronous standby asks what the active has
 PERMIT_INTERVAL_S = 0.2  # how soon a standby notices that it may acknowledge, or may no more
 _NO_TABLE = frozenset({1044, 1142, 1143, 1146})  # nobody was ever let acknowledge there
@@ -52,6 +53,7 @@ class Standby:
         self.source: Endpoint | None = None
         self._target: History | None = None
         self._remote: Session | None = None
+        self._discarded_at = -DISCARD_INTERVAL_S
         self._kicked_at = 0.0
         self._parallel = False
         self._switching = False  # the applier was stopped here, to be started at once
@@ -113,16 +115,24 @@ class Standby:
         elif now.receiver == "No" and now.applying:
             await control.run(self.backend.engine.start_receiver)
         elif now.receiver == "No" and not now.apply_error:
-            self.drop_evidence("replication had been stopped: its relay log is discarded at the start")
-            self._parallel = self.backend.engine.ordered
-            password = await self.backend.credentials.for_channel()
-            _, _, everything = await positions(control)
-            engine = self.backend.engine
-            resume = engine.resume(everything)
-            await control.run(*self._how_to_apply(), *self._silent(), *resume, *engine.start_following_with(password))
-            self._password = password
+            await self._begin_anew("replication had been stopped: its relay log is discarded at the start")
         elif not now.applying and not now.apply_error:
             await self._start_applier()
+
+    async def _begin_anew(self, why: str, *, discard: bool = False) -> None:
+        """Starts both threads, which are stopped; `discard`: the relay log is received again from what is applied.
+
+        MariaDB discards it at every such start.
+        """
+        self.drop_evidence(why)
+        self._parallel = self.backend.engine.ordered
+        control, engine = self.backend.control, self.backend.engine
+        password = await self.backend.credentials.for_channel()
+        _, _, everything = await positions(control)
+        resume = engine.resume(everything)
+        start = engine.receive_anew_with(password) if discard else engine.start_following_with(password)
+        await control.run(*self._how_to_apply(), *self._silent(), *resume, *start)
+        self._password = password
 
     async def _start_applier(self) -> None:
         """Starts the applier alone. The relay log stays while the receiver runs; the evidence is gained anew anyway."""
@@ -199,6 +209,8 @@ class Standby:
         if not now.applying:
             self._hinder(f"the applier stands still: {now.apply_error or 'stopped'}")
             await self._start_what_was_stopped_here()
+            if now.apply_errno in self.backend.engine.relay_log_unreadable and not self.held:
+                await self._receive_again(now.apply_error)
         elif now.delay_s:
             self._hinder(f"somebody set it to apply {now.delay_s} s late on purpose")
         elif now.receive_errno in self.backend.engine.gone_from_source and not now.receiving:
@@ -260,6 +272,30 @@ class Standby:
             now = await replica(self.backend.control)
             if now is not None and not now.applying and not now.apply_error:
                 await self._start_applier()
+
+    async def _receive_again(self, error: str) -> None:
+        """What was received cannot be read: it is discarded and received again, as at each restart of the server.
+
+        Only while the active serves: then it has everything that was acknowledged from here. Else what is here might be
+        the last copy of it, for people.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._discarded_at < DISCARD_INTERVAL_S:
+            return
+        answer = await self._ask_source()
+        if answer is None or answer[0]:
+            return
+        async with self._receiver:
+            if self.held or self._finished or self.backend.mode is not Mode.STANDBY:
+                return
+            now = await replica(self.backend.control)
+            if now is None or now.applying or now.apply_errno not in self.backend.engine.relay_log_unreadable:
+                return
+            self._discarded_at = loop.time()
+            logs.event(log, "received again", logging.WARNING, site=self.backend.site, cause=error)
+            if now.receiver != "No":
+                await stop_receiving(self.backend, now)
+            await self._begin_anew(f"its relay log could not be read and is received again: {error}", discard=True)
 
     async def _ask_source(self) -> tuple[bool, History] | None:
         if self.source is None:

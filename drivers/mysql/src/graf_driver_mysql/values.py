@@ -22,6 +22,7 @@ class Replica:
     receive_error: str
     receive_errno: int
     apply_error: str
+    apply_errno: int = 0
     delay_s: int = 0  # it applies this much later on purpose
     tls: TlsFiles | None = None  # what the connection verifies and shows; None: not verified
     user: str = ""  # by which account it is let in
