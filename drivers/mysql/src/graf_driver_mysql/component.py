@@ -201,7 +201,7 @@ class Component:
             return Progress.pending(copying, 100)
         if await self.standby.follow(active):
             return Progress.done()
-        return Progress.pending(f"{active.site} ({active.host}:{active.port}) does not answer yet", 100)
+        return Progress.pending(await self.standby.not_received(active), 100)
 
     async def _ensure_fenced(self, active: Peer | None) -> Progress:
         if self.backend.mode is Mode.ACTIVE:

@@ -203,7 +203,7 @@ class Resync:
         if copying := await component.seed.pending(active):
             return Progress.pending(copying, 100)
         if not await component.standby.follow(active):
-            return Progress.pending(f"{active.site} ({active.host}:{active.port}) does not answer yet", 100)
+            return Progress.pending(await component.standby.not_received(active), 100)
         if not component.standby.caught_up:
             return Progress.pending(component.standby.reason, 50)
         return await self._reach(active, epoch)

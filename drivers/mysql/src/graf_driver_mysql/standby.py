@@ -104,6 +104,13 @@ class Standby:
         self.backend.mode = Mode.STANDBY
         return await self._received(CONNECT_WAIT_S)
 
+    async def not_received(self, source: Endpoint) -> str:
+        """Why `follow` does not receive yet; raises SqlError."""
+        now = await replica(self.backend.control)
+        if now is not None and now.apply_error:
+            return f"the applier stands still: {now.apply_error}"
+        return f"{source.site} ({source.host}:{source.port}) does not answer yet"
+
     async def _begin(self, source: Endpoint) -> None:
         control = self.backend.control
         now = await replica(control)
