@@ -7,10 +7,11 @@ server acknowledges anything under the new rule.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from graf_driver_sdk.kept import replace_kept
 
 
 class DataRole(StrEnum):
@@ -62,14 +63,4 @@ class RecordFile:
     def save(self, record: Record) -> None:
         """Returns only when the record would survive a power cut."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.path.with_suffix(".new")
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(asdict(record), file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_kept(self.path, json.dumps(asdict(record)).encode())

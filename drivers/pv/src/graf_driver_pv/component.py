@@ -108,6 +108,7 @@ class Component:
         if record.boot:
             record = replace(record, boot="")
             self._file.save(record)
+        self._file.keep_room()
         return record
 
     async def close(self) -> None:

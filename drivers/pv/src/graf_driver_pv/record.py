@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from graf_driver_sdk.kept import keep_room, replace_kept
 from graf_driver_sdk.types import Role
 
 from graf_driver_pv.durable import replace_file
@@ -116,4 +117,8 @@ class RecordFile:
 
     def save(self, record: Record) -> None:
         """Returns only when the record would survive a power cut."""
-        replace_file(self.path, json.dumps(asdict(record) | {"role": record.role.name}).encode())
+        replace_kept(self.path, json.dumps(asdict(record) | {"role": record.role.name}).encode())
+
+    def keep_room(self) -> None:
+        """For the next `save`: a volume that is full must still be shut."""
+        keep_room(self.path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from graf_driver_sdk.errors import EpochStateError, StaleEpochError
+from graf_driver_sdk.kept import replace_kept
 
 STATE_DIR_VARIABLE: Final = "GRAF_DRIVER_STATE_DIR"
 DEFAULT_STATE_DIR: Final = "/var/lib/graf/driver-state"
@@ -116,18 +117,7 @@ class EpochGuard:
 
     def _store(self, group: str, component: str, epoch: int) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self.path(group, component)
-        temporary = path.with_name(f".{path.name}.new")
-        with temporary.open("wb") as file:
-            file.write(_encode(group, component, epoch))
-            file.flush()
-            self._sync(file.fileno())
-        temporary.replace(path)
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._sync(descriptor)
-        finally:
-            os.close(descriptor)
+        replace_kept(self.path(group, component), _encode(group, component, epoch), self._sync)
 
     def _sync(self, descriptor: int) -> None:
         os.fsync(descriptor)
