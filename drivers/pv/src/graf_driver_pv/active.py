@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,10 +16,11 @@ from graf_driver_sdk.logs import event
 
 from graf_driver_pv import hooks
 from graf_driver_pv.events import Changes, Watcher
-from graf_driver_pv.manifest import Manifest
+from graf_driver_pv.manifest import Manifest, changed_in
 from graf_driver_pv.outlet import Outlet
 from graf_driver_pv.parameters import Mode, Parameters
 from graf_driver_pv.position import Position
+from graf_driver_pv.problems import told
 from graf_driver_pv.seal import seal
 from graf_driver_pv.store import Store, StoreError
 
@@ -26,10 +28,20 @@ _LOG = logging.getLogger("graf_driver_pv.active")
 _RETRY_S = 1.0
 _QUIET_NS = 50_000_000
 _LONGEST_WAIT_NS = 500_000_000  # a file that is written without a pause is not waited for
+_MEND_S = 5.0
+_COMPARE_S = 300.0
+_REMEMBERED = 1000
+# Of the time between two comparisons of the whole tree, one takes a twentieth at most.
+_COMPARISON_SHARE = 20
 
 
 class Active:
-    """What runs while a component is ACTIVE. It never touches the live copy, so it can be ended at any point."""
+    """What runs while a component is ACTIVE. It never touches the live copy, so it can be ended at any point.
+
+    The kernel does not tell what is written through a mapping of a file before that is let go, nor what another machine
+    writes on a file system that both have. So the tree is compared as a whole now and then, and for the last
+    generation.
+    """
 
     def __init__(
         self,
@@ -56,6 +68,9 @@ class Active:
         self._known: Manifest | None = None
         self._base: Manifest | None = None
         self._compared_wall_ms = 0  # when the newest comparison began that found nothing new
+        self._compare_at_s = 0.0
+        self._mend_at_s = 0.0
+        self._made_ns: dict[str, int] = {}  # when the making of generations began, CLOCK_MONOTONIC; the newest last
         self.watcher: Watcher | None = None
         self.outlet = outlet(self)
         self.outlet.allowed = dict(peers)
@@ -63,6 +78,7 @@ class Active:
         self.seals = 0
         self.full_scans = 0
         self.last_seal_s = 0.0
+        self.last_comparison_s = 0.0
         self._begun_ns = time.monotonic_ns()
         self._last_begun_s = float("-inf")
         self._tasks = [
@@ -145,7 +161,11 @@ class Active:
             return (now_ns - min(since)) / 1e9 if since else 0.0
         if have == str(known.position):
             begun_wall_ms = max(begun_wall_ms, self._compared_wall_ms)
-        return max(time.time_ns() / 1e9 - begun_wall_ms / 1e3, 0.0)
+        elif have in self._made_ns:
+            return (now_ns - self._made_ns[have]) / 1e9
+        # Of another process or site. A time that is still to come tells that a clock was set: the age is not known.
+        age_s = time.time_ns() / 1e9 - begun_wall_ms / 1e3
+        return age_s if age_s >= 0 else -1.0
 
     async def complete_until(self) -> int:
         """A time on the wall clock, ms: whatever was written before it is in the newest generation; 0 when unknown."""
@@ -189,7 +209,8 @@ class Active:
         """
         if self.watcher is not None:
             await run_blocking(self.watcher.settle)
-        await self._seal(still=True)
+        # Whole: what is written through a mapping that is still there has not been heard.
+        await self._seal(still=True, whole=True)
         if self._known is None:
             raise DriverError("no generation could be made", reason="no-generation")
         made = self._known
@@ -221,7 +242,10 @@ class Active:
                 self._tell("")
                 self._looked.set()
                 await self._wait_due()
-            except (StoreError, DriverError, OSError, ValueError) as error:
+            except OSError as error:
+                self._tell(f"no generation can be made: {told(error, self._store.layout.root)}")
+                await asyncio.sleep(_RETRY_S)
+            except (StoreError, DriverError, ValueError) as error:
                 self._tell(f"no generation can be made: {error}")
                 await asyncio.sleep(_RETRY_S)
             except Exception as error:
@@ -234,10 +258,39 @@ class Active:
             if self.watcher is not None and self.watcher.problem:
                 self.watcher.give_back(Changes(everything=True, since_ns=time.monotonic_ns()))
             else:
-                await self._dirty.wait()
+                await self._wait_change()
         left_s = self._parameters.interval_s - (self._loop.time() - self._last_begun_s)
         await asyncio.sleep(max(left_s, 0.0))
         await self._wait_quiet()
+
+    async def _wait_change(self) -> None:
+        """Waits for something that was heard, or for a comparison that finds something else."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(max(self._compare_at_s, self._loop.time())):
+                    await self._dirty.wait()
+            if self._loop.time() >= self._compare_at_s and await self._differs_unheard() and self.watcher is not None:
+                self.watcher.give_back(Changes(everything=True, since_ns=time.monotonic_ns()))
+                return
+            if self._dirty.is_set():
+                return
+
+    async def _differs_unheard(self) -> bool:
+        """Compares the whole tree, without the application's knowing."""
+        begun_s, watcher, known = self._loop.time(), self.watcher, self._known
+        if watcher is None or known is None:
+            return False
+        found = await run_blocking(changed_in, os.fspath(self._store.layout.tree), known.entries)
+        self._compared(begun_s)
+        if not found:
+            return False
+        await run_blocking(watcher.settle)  # what the comparison saw and the kernel told is no news
+        return bool(await run_blocking(watcher.unheard, found))
+
+    def _compared(self, begun_s: float) -> None:
+        self.last_comparison_s = self._loop.time() - begun_s
+        pause_s = max(min(self._parameters.rpo_s / 2, _COMPARE_S), _COMPARISON_SHARE * self.last_comparison_s)
+        self._compare_at_s = self._loop.time() + pause_s
 
     async def _wait_quiet(self) -> None:
         """One generation of what is written together, instead of one that begins with its first file."""
@@ -262,7 +315,7 @@ class Active:
         finally:
             await asyncio.shield(hooks.run(commands.thaw, commands.timeout_s))
 
-    async def _seal(self, *, still: bool) -> None:
+    async def _seal(self, *, still: bool, whole: bool = False) -> None:
         async with self._sealing:
             self._dirty.clear()
             self._last_begun_s = self._loop.time()
@@ -270,8 +323,11 @@ class Active:
             watcher = self.watcher
             if not await run_blocking(self._store.layout.tree.is_dir):
                 raise StoreError(f"{self._store.layout.tree} is gone: nothing is made of what is not there")
+            if watcher is not None and watcher.problem and self._loop.time() >= self._mend_at_s:
+                await run_blocking(watcher.mend)
+                self._mend_at_s = self._loop.time() + _MEND_S
             changes = watcher.take() if watcher is not None else Changes(everything=True, since_ns=begun_ns)
-            if self._known is None or self.seals + self.full_scans == 0:
+            if self._known is None or self.seals + self.full_scans == 0 or whole:
                 changes.everything = True  # what was written before it was watched is found by looking
             if not changes:
                 return
@@ -280,18 +336,24 @@ class Active:
                 again = watcher_again(watcher) if watcher is not None else None
                 put_back = watcher.give_back if watcher is not None else _nobody
                 made = await run_blocking(seal, self._store, self._epoch, changes, again, put_back, still=still)
-            except BaseException:
+            except BaseException as error:
                 if watcher is not None:
                     watcher.give_back(changes)
+                if isinstance(error, OSError):
+                    # What was copied so far fills a disk that the application needs.
+                    await run_blocking(self._store.abandon)
                 raise
             finally:
                 self._sealing_since_ns = 0
-            self.full_scans += changes.everything
+            if changes.everything:
+                self._compare_at_s = self._loop.time() + min(self._parameters.rpo_s / 2, _COMPARE_S)
+            self.full_scans += changes.everything and not (whole and watcher is not None)
             if made is None:
                 if changes.everything:
                     self._compared_wall_ms = begun_wall_ms
                 return
             self._known = made
+            self._made_ns = dict(list(self._made_ns.items())[-_REMEMBERED:]) | {str(made.position): begun_ns}
             self.seals += 1
             self.last_seal_s = (time.monotonic_ns() - begun_ns) / 1e9
             async with self._made:

@@ -41,6 +41,7 @@ from graf_driver_pv.layout import Layout
 from graf_driver_pv.owner import owner_of
 from graf_driver_pv.parameters import Parameters, parse
 from graf_driver_pv.position import Position
+from graf_driver_pv.problems import told
 from graf_driver_pv.record import Mark, RecordFile, RecordUnreadableError
 from graf_driver_pv.resync import Returning
 from graf_driver_pv.store import StoreError
@@ -203,9 +204,8 @@ async def _told(call: Awaitable[T]) -> T:
     except RecordUnreadableError as error:
         raise PreconditionError(str(error), reason="record-unreadable") from error
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
         raise DriverError(
-            f"the volume's files cannot be used:{where}: {error.strerror or error}; "
+            f"the volume's files cannot be used: {told(error, 'the volume')}; "
             f"see that its disk is mounted, writable and not full, then call again",
             reason="volume-unusable",
         ) from error

@@ -20,6 +20,7 @@ from graf_driver_pv.copying import PullError, UnsoundError, Work, clear_way
 from graf_driver_pv.manifest import Manifest, apply_root, changed_in, wrong_in
 from graf_driver_pv.parameters import Parameters
 from graf_driver_pv.position import Position
+from graf_driver_pv.problems import FULL, told
 from graf_driver_pv.store import Store, StoreError
 from graf_driver_pv.tls import TlsError
 from graf_driver_pv.upstream import Upstream
@@ -92,7 +93,9 @@ class Follower:
         while True:
             try:
                 await self._follow()
-            except (ClientError, PullError, StoreError, TlsError, OSError) as error:
+            except OSError as error:
+                await self._tell(told(error, self._store.layout.root))
+            except (ClientError, PullError, StoreError, TlsError) as error:
                 await self._tell(str(error))
             except ValueError as error:
                 await self._tell(f"{self.peer_site} gave what cannot be used: {error}")
@@ -137,7 +140,13 @@ class Follower:
                 self.head, self.diverged = head, False
                 await self._tell(head.note)
                 if head.newest is not None and (have is None or head.newest != have.position):
-                    await self._pull(head.newest)
+                    try:
+                        await self._pull(head.newest)
+                    except OSError as error:
+                        if error.errno in FULL:
+                            # Also what is left of files that the next generation may not have: else it stays full.
+                            await run_blocking(self._store.abandon)
+                        raise
         finally:
             await self._upstream.close()
 
@@ -186,11 +195,15 @@ class Follower:
             changed = {path for path, entry in manifest.entries.items() if known.get(path) != entry}
             changed |= set(known) - set(manifest.entries)
             lock = self._lock(incoming)
-        # Folders before what is in them: below a link that is in the way lies what is not the volume's.
-        for path in sorted(changed):
-            clear_way(tree / path, manifest.entries.get(path))
+        try:
+            # Folders before what is in them: below a link that is in the way lies what is not the volume's.
+            for path in sorted(changed):
+                clear_way(tree / path, manifest.entries.get(path))
+            durable.replace_file(incoming / _MARK, str(manifest.position).encode())
+        except OSError:
+            os.close(lock)
+            raise
         wanted = {path for path in changed if path in manifest.entries}
-        durable.replace_file(incoming / _MARK, str(manifest.position).encode())
         emptied = {os.path.dirname(os.path.join(tree, path)) for path in changed - wanted}
         emptied = {folder for folder in emptied if os.path.isdir(folder)}
         return Work(incoming, lock, wanted, emptied, resumed is None)

@@ -207,6 +207,12 @@ def walk(root: str, below: str = "") -> Iterator[str]:
                 folders.append(path)
 
 
+def parents(path: str) -> Iterator[str]:
+    """Every folder that a path is in, but for the tree itself."""
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
 def changed_in(root: str, known: Mapping[str, Entry]) -> set[str]:
     """Paths of a tree that do not look as the manifest says, and those that are gone."""
     here: set[str] = set()

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from graf_driver_pv import durable
 from graf_driver_pv.events import Changes
-from graf_driver_pv.manifest import Entry, Manifest, apply_root, changed_in, observe, root_of
+from graf_driver_pv.manifest import Entry, Manifest, apply_root, changed_in, observe, parents, root_of
 from graf_driver_pv.position import Position
 from graf_driver_pv.store import Store
 
 _CHUNK = 1 << 20
 PASSES = 3
+# Gone since it was looked at, or a link, a socket or a pipe without a reader now.
+_VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 
 
 @dataclass
@@ -28,16 +33,18 @@ class _Draft:
     tree: str
     entries: dict[str, Entry]
     syncs: durable.Syncs
+    flush: bool  # what is written through a mapping makes a file newer only when what was written before is on disk
     folders: set[str] = field(default_factory=set)
     torn: bool = False
+    linked: bool = False  # a file that was copied has another name, of which nothing is heard
 
     def take(self, path: str) -> None:
         """Brings one path to what the live copy has there now."""
         parent = os.path.dirname(path)
         if parent and self.entries.get(parent, _NO_FOLDER).kind != "d":
             self.take(parent)
-            if parent not in self.entries:
-                self._drop(path)
+            if self.entries.get(parent, _NO_FOLDER).kind != "d":
+                self.entries.pop(path, None)  # gone with its folder, also where a file has that name now
                 return
         seen, before = observe(os.path.join(self.source, path)), self.entries.get(path)
         if seen is None or before is None or seen.kind != "d" or before.kind != "d":
@@ -48,8 +55,8 @@ class _Draft:
         if seen.kind == "d":
             if before is None or before.kind != "d":
                 os.mkdir(target)
-            os.chmod(target, seen.mode)
             os.chown(target, seen.uid, seen.gid)
+            os.chmod(target, seen.mode)
             self.folders.add(target)
         elif seen.kind == "l":
             os.symlink(seen.content, target)
@@ -84,11 +91,19 @@ class _Draft:
         """Copies and hashes in one pass; None when it vanished."""
         try:
             descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return None
+        except OSError as error:
+            if error.errno in _VANISHED:
+                return None
+            raise  # a file that cannot be read is there: left out, it would be deleted at the standby
         digest = hashlib.sha256()
         with os.fdopen(descriptor, "rb") as reader, open(target, "xb") as writer:
+            if self.flush:
+                os.fsync(reader.fileno())
             before = os.fstat(reader.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                os.unlink(target)
+                return None
+            self.linked |= before.st_nlink > 1
             size = 0
             while chunk := reader.read(_CHUNK):
                 digest.update(chunk)
@@ -96,8 +111,9 @@ class _Draft:
                 size += len(chunk)
             after = os.fstat(reader.fileno())
             self.torn |= (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
-            os.fchmod(writer.fileno(), before.st_mode & 0o7777)
             os.fchown(writer.fileno(), before.st_uid, before.st_gid)
+            # After the owner: giving a file to somebody takes its set-user-ID bit.
+            os.fchmod(writer.fileno(), before.st_mode & 0o7777)
             writer.flush()
             # The time from before: what is written from now on shows as newer.
             os.utime(writer.fileno(), ns=(before.st_mtime_ns, before.st_mtime_ns))
@@ -135,14 +151,16 @@ def seal(
     base = store.newest()
     source = os.fspath(store.layout.tree)
     known = base.entries if base is not None else {}
-    paths = changed_in(source, known) if changes.everything else changes.paths
+    paths = changed_in(source, known) if changes.everything else changes.paths | _below(known, changes.folders)
     if base is not None and not paths:
         return None
     ancestor = base or store.base()
     position = Position(epoch, ancestor.position.number + 1 if ancestor else 1)
     lineage = ancestor.next_lineage(epoch) if ancestor else {}
     with contextlib.closing(durable.Syncs()) as syncs:
-        draft = _Draft(source, os.fspath(store.begin(base)), dict(known), syncs)
+        # The first copy is of everything, and seldom of what is mapped: it is not made slow for that.
+        flush = changes.everything and base is not None
+        draft = _Draft(source, os.fspath(store.begin(base)), dict(known), syncs, flush)
         consistency = _fill(draft, paths, changed_again, put_back, still)
         root = root_of(source)
         if base is not None and dict(known) == draft.entries and root == base.root:
@@ -156,6 +174,11 @@ def seal(
     return manifest
 
 
+def _below(entries: Mapping[str, Entry], folders: AbstractSet[str]) -> set[str]:
+    """What is known below the folders: when another folder has the name of one, nobody says what went with it."""
+    return {path for path in entries if not folders.isdisjoint(parents(path))} if folders else set()
+
+
 def _fill(
     draft: _Draft,
     paths: set[str],
@@ -165,13 +188,19 @@ def _fill(
 ) -> str:
     """Takes what changed, until nothing changes meanwhile or for the last time; gives the consistency."""
     for _ in range(PASSES):
-        draft.torn = False
+        draft.torn = draft.linked = False
         for path in sorted(paths):
             draft.take(path)
+        if draft.linked:
+            for path in sorted(changed_in(draft.source, draft.entries)):
+                draft.take(path)
         again = _found_again(draft, changed_again, still)
         if not again and not draft.torn:
             return "point-in-time"
-        paths = changed_in(draft.source, draft.entries) if again.everything else again.paths
+        if again.everything:
+            paths = changed_in(draft.source, draft.entries)
+        else:
+            paths = again.paths | _below(draft.entries, again.folders)
     put_back(again)
     return "moving"
 

@@ -98,6 +98,7 @@ def _active_facts(active: Active) -> dict[str, str]:
         "generations_made": str(active.seals),
         "full_scans": str(active.full_scans),
         "last_generation_seconds": f"{active.last_seal_s:.3f}",
+        "last_comparison_seconds": f"{active.last_comparison_s:.3f}",
     }
     if known is not None:
         facts |= {"files": str(len(known.entries)), "consistency": known.consistency}

@@ -117,6 +117,11 @@ class Store:
         durable.move(incoming, self.layout.generation(str(manifest.position)))
         self._remember(manifest)
 
+    def abandon(self) -> None:
+        """Gives back the room of a generation that could not be made, and of what was discarded."""
+        durable.discard(self.layout.incoming, self.layout.trash)
+        durable.empty(self.layout.trash)
+
     def prune(self, keep: int, pinned: Collection[str] = ()) -> None:
         """Takes all but the newest few (and those that somebody is reading) away; deletes what was discarded."""
         for position in self.positions()[keep:]:

@@ -77,17 +77,18 @@ class Wire:
     async def bring(self, work: Work, manifest: Manifest, newest: Manifest | None) -> None:
         """Whatever is small comes over the connection."""
         (work.incoming / _LIST).unlink(missing_ok=True)
+        # Folders, which come before what is in them, and links: rsync leaves a link's time that is of this second.
+        others = [(path, b"") for path in sorted(work.wanted) if manifest.entries[path].kind != "f"]
+        await run_blocking(lay_all, work.tree, manifest.entries, others, work.syncs)
         if self._gives_files and is_small(manifest.entries, work.wanted):
             await self._take(self._client, work, manifest)
-        elif work.wanted:
+        elif _files_of(work, manifest):
             await self._copy(work, manifest, newest)
 
     async def _take(self, client: Client, work: Work, manifest: Manifest) -> None:
         """Receives what is small over the connection to the active site; syncs and receives at the same time."""
         entries, tree = manifest.entries, work.tree
-        files = [path for path in sorted(work.wanted) if entries[path].kind == "f"]
-        others = [(path, b"") for path in sorted(work.wanted) if entries[path].kind != "f"]
-        await run_blocking(lay_all, tree, entries, others, work.syncs)  # folders come before what is in them
+        files = _files_of(work, manifest)
         begun, received, waiting = time.monotonic(), 0, 0
         here: list[tuple[str, bytes]] = []
         writing = asyncio.create_task(asyncio.sleep(0))
@@ -119,7 +120,7 @@ class Wire:
         # Each path from the module's root, with `/./` before what is kept of it: rsync 3.5's daemon does not open files
         # of a list that is relative to a folder below its module.
         prefix = f"{manifest.position}/tree/./"
-        listing.write_bytes(b"".join(os.fsencode(f"{prefix}{path}\0") for path in sorted(work.wanted)))
+        listing.write_bytes(b"".join(os.fsencode(f"{prefix}{path}\0") for path in _files_of(work, manifest)))
         command = [
             *("rsync", "-lptgo", "--omit-dir-times", "--numeric-ids", "--quiet"),
             *("--from0", f"--files-from={listing}", f"--temp-dir={incoming / 'tmp'}"),
@@ -136,6 +137,10 @@ class Wire:
         if code != 0:
             text = told.decode(errors="replace").strip()[-300:]
             raise PullError(f"rsync from {self._peer_site} ended with {code}: {text}")
+
+
+def _files_of(work: Work, manifest: Manifest) -> list[str]:
+    return [path for path in sorted(work.wanted) if manifest.entries[path].kind == "f"]
 
 
 async def manifest_of(client: Client, position: Position, have: Manifest | None) -> tuple[Manifest | None, bytes]:

@@ -1,0 +1,239 @@
+"""Disks that are full or do not answer, and what the kernel does not watch: told, and nothing is lost by it."""
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graf_driver_pv import events, problems
+from graf_driver_pv.active import Active
+from graf_driver_pv.events import Changes, Watcher
+from graf_driver_pv.layout import Layout
+from graf_driver_pv.manifest import Manifest
+from graf_driver_pv.outlet import Heard
+from graf_driver_pv.parameters import parse
+from graf_driver_pv.seal import seal
+from graf_driver_pv.store import Store
+from graf_driver_pv.testing import SiteUnderTest, two_sites
+from graf_driver_sdk.client import DriverCallError
+from graf_driver_sdk.testing import eventually
+from graf_driver_sdk.types import Role
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB. Root may fill it to the last block."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(where)], check=True)
+    yield where
+    subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        for _ in range(10_000):
+            file.write(b"f" * 4096)
+    assert shutil.disk_usage(path.parent).free == 0
+
+
+async def says(site: SiteUnderTest, text: str) -> None:
+    async def told() -> bool:
+        return text in (await site.status()).message
+
+    await eventually(f"{site.name} to say {text!r}", told, 60, 0.05)
+
+
+async def test_a_site_whose_disk_is_full_is_fenced_all_the_same(tmp_path: Path, small_disk: Path) -> None:
+    async with two_sites(tmp_path) as (east, west):
+        east.parameters["directory"] = str(small_disk / "volume")
+        await east.ensure(Role.ACTIVE, 1)
+        await west.ensure(Role.STANDBY, 1, "east")
+        (east.current / "had").write_bytes(os.urandom(MIB))
+        await west.wait_generation_with(east.current)
+        fill(east.current / "log")
+        await says(east, "No space left on device; enlarge the volume")
+        await says(east, str(east.volume))
+        with pytest.raises(DriverCallError, match="No space left on device; enlarge the volume"):
+            await east.quiesce(1)
+        await east.client.unquiesce(east.spec, 1) if east.client else None
+        assert east.current.exists()
+        fill(east.current / "log2")
+        await east.ensure(Role.FENCED, 1)
+        assert not east.current.exists()
+        await east.kill()
+        await east.start()
+        status = await east.status()
+        assert status.role is Role.FENCED
+
+
+async def test_what_a_full_active_could_not_copy_gives_its_room_back(tmp_path: Path, small_disk: Path) -> None:
+    """The rest of each try would fill the disk until nothing can be copied, nor written by the application."""
+    async with two_sites(tmp_path) as (east, west):
+        east.parameters["directory"] = str(small_disk / "volume")
+        await east.ensure(Role.ACTIVE, 1)
+        await west.ensure(Role.STANDBY, 1, "east")
+        (east.current / "large").write_bytes(os.urandom(15 * MIB))
+        await says(east, "No space left")
+        (east.current / "large").write_bytes(os.urandom(8 * MIB))
+        await west.wait_generation_with(east.current)
+        await says(east, "")
+
+
+async def test_a_full_standby_follows_again_when_there_is_less(tmp_path: Path, small_disk: Path) -> None:
+    async with two_sites(tmp_path) as (east, west):
+        west.parameters["directory"] = str(small_disk / "volume")
+        await east.ensure(Role.ACTIVE, 1)
+        await west.ensure(Role.STANDBY, 1, "east")
+        (east.current / "had").write_bytes(os.urandom(MIB))
+        await west.wait_generation_with(east.current)
+        for index in range(20):
+            (east.current / f"more{index}").write_bytes(os.urandom(2 * MIB))
+        await says(west, "No space left")
+        assert (await west.status()).health.name == "HEALTHY", "what it has can still be served"
+        for index in range(20):
+            (east.current / f"more{index}").unlink()
+        (east.current / "had").write_text("less")
+        await west.wait_generation_with(east.current)
+
+
+def volume(tmp_path: Path) -> Store:
+    layout = Layout(tmp_path / "volume")
+    layout.make()
+    layout.tree.mkdir(parents=True)
+    return Store(layout)
+
+
+def everything() -> Changes:
+    return Changes(everything=True, since_ns=1)
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = volume(tmp_path)
+    (store.layout.tree / "kept").write_text("x")
+    before = seal(store, 1, everything(), None, lambda _: None)
+    assert before is not None
+    (store.layout.tree / "kept").write_text("changed")
+    real = os.open
+
+    def broken(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if os.fspath(path) == os.fspath(store.layout.tree / "kept"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(path))
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", broken)
+    with pytest.raises(OSError, match="kept"):
+        seal(store, 1, Changes(paths={"kept"}, since_ns=1), Changes, lambda _: None)
+    assert store.newest() == before
+
+
+def test_a_place_that_cannot_be_watched_does_not_end_the_watching(tmp_path: Path) -> None:
+    """A path that is too long for the driver is none for who goes there step by step."""
+    tree = tmp_path / "live" / "tree"
+    tree.mkdir(parents=True)
+    heard = threading.Event()
+    watcher = Watcher(tree, heard.set)
+    try:
+        watcher.take()
+        deep = "p=$1; for i in $(seq 25); do mkdir $p && cd -P $p || exit 1; done"
+        subprocess.run(["sh", "-c", deep, "deep", "d" * 200], cwd=tree, check=True)
+        watcher.settle()
+        assert "File name too long" in watcher.problem
+        assert len(watcher.problem) < 500
+        assert watcher.take().everything
+        subprocess.run(["rm", "-rf", "d" * 200], cwd=tree, check=True)
+        watcher.settle()
+        watcher.mend()
+        assert watcher.problem == ""
+        watcher.take()
+        (tree / "after").write_text("x")
+        watcher.settle()
+        assert "after" in watcher.take().paths
+    finally:
+        watcher.close()
+
+
+def test_without_an_inotify_instance_it_says_which_limit_and_goes_on_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "live" / "tree"
+    tree.mkdir(parents=True)
+
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "INotify", none_left)
+        watcher = Watcher(tree, lambda: None)
+    try:
+        assert "fs.inotify.max_user_instances" in watcher.problem
+        watcher.settle()
+        watcher.mend()
+        assert watcher.problem == ""
+        (tree / "after").write_text("x")
+        watcher.settle()
+        assert "after" in watcher.take().paths
+    finally:
+        watcher.close()
+
+
+def test_an_error_says_where_and_what_to_do() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert problems.told(full, "/volume").startswith("/volume: No space left on device; enlarge the volume")
+    assert "\\xff" in problems.told(OSError(errno.EIO, "bad", os.fsdecode(b"/v/\xff")), "/v")
+    assert problems.told(ConnectionResetError(errno.ECONNRESET, "reset"), "/v") == "[Errno 104] reset"
+
+
+class NoOutlet:
+    """Nobody asks."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+        self.allowed: Mapping[str, str] = {}
+        self.heard: Mapping[str, Heard] = {}
+        self.callers: Sequence[str] = ()
+        self.pinned: set[str] = set()
+
+    def facts(self) -> dict[str, str]:
+        return {}
+
+    async def start(self) -> None:
+        return
+
+    async def stop(self) -> None:
+        return
+
+    async def delivered(self, manifest: Manifest) -> None:
+        return
+
+
+async def test_a_clock_that_is_set_back_makes_no_generation_younger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = volume(tmp_path)
+    parameters, _ = parse({"directory": str(tmp_path), "repository": {"location": "/r", "passwordFile": "/p"}})
+    assert parameters is not None
+    own = replace(parameters, interval_s=0.1)
+    active = Active(store, own, 1, {}, None, lambda: None, lambda _: NoOutlet())
+    try:
+        await eventually("a first generation", lambda: active.manifest, 30, 0.01)
+        first = active.manifest
+        (store.layout.tree / "changed").write_text("x")
+        await eventually("a second generation", lambda: active.manifest is not first, 30, 0.01)
+        assert first is not None
+        hour_ago_ns = time.time_ns() - 3_600_000_000_000
+        monkeypatch.setattr(time, "time_ns", lambda: hour_ago_ns)
+        assert active.behind_s(str(first.position), first.begun_wall_ms) > 0
+        assert active.behind_s("e0000000000-0000000001", first.begun_wall_ms) == -1, "what is not known is told as such"
+    finally:
+        await active.stop()
