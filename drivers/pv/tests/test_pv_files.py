@@ -175,3 +175,15 @@ async def test_a_planned_move_has_what_is_written_through_a_mapping(tmp_path: Pa
         mapping[:6] = b"mapped"
         await east.quiesce(1)
         assert (newest(east) / "mapped").read_bytes().startswith(b"mapped")
+
+
+async def test_a_driver_that_ends_leaves_no_traceback(sites: Pair) -> None:
+    east, west = sites
+    await follow(east, west)
+
+    async def connected() -> bool:
+        return any(follower.connected for follower in (await east.status()).followers)
+
+    await eventually("west to be connected", connected, 60, 0.05)
+    await east.stop()
+    assert "Traceback" not in (east.folder / "driver.log").read_text()

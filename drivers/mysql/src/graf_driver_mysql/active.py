@@ -236,15 +236,33 @@ class Active:
             await self._have_a_position()
             await self._shut()
             self.backend.mode = Mode.QUIESCED
-        scope = self.backend.parameters.scope
-        stay = {"root", REPLICATION_USER, "system user", "event_scheduler"} | (scope.local_users if scope else set())
         for row in await control.rows("SHOW PROCESSLIST"):
-            if row["User"] not in stay and not acks.is_one(row["User"]):
+            if self._is_client(row["User"]):
                 with contextlib.suppress(SqlError):  # gone meanwhile
                     await control.run(f"KILL CONNECTION {row['Id']}")
         _, logged, _ = await positions(control)
         self.backend.changed()
         return str(logged)
+
+    def _is_client(self, user: str) -> bool:
+        scope = self.backend.parameters.scope
+        stay = {"root", REPLICATION_USER, "system user", "event_scheduler"} | (scope.local_users if scope else set())
+        return user not in stay and not acks.is_one(user)
+
+    async def _who_is_in_the_way(self, own: int) -> str:
+        """The connections that may keep the server from being shut, for people. Their statements may hold secrets."""
+        try:
+            rows = await self.backend.control.rows("SHOW PROCESSLIST", timeout_s=1.0)
+        except SqlError as error:
+            return f"who writes could not be asked: {error}"
+        clients = [row for row in rows if self._is_client(row["User"]) or row["User"] == "root"]
+        busy = [row for row in clients if row["Command"] != "Sleep" and row["Info"] and int(row["Id"]) != own]
+        busy = [row for row in busy if not str(row["Info"]).startswith(("SHOW PROCESSLIST", "KILL CONNECTION"))]
+        if not busy:
+            return "no client runs a statement: one of them holds LOCK TABLES; let it end, or KILL its connection"
+        busy.sort(key=lambda row: -int(row["Time"]))
+        told = [f"{row['Id']} of {row['User']} at {row['Host'] or 'the socket'} for {row['Time']} s" for row in busy]
+        return f"these connections run a statement: {', '.join(told[:5])}; let them end, or KILL them"
 
     async def _have_a_position(self) -> None:
         """A server to which nobody has written has no position to give: it writes something of its own first.
@@ -274,8 +292,10 @@ class Active:
                 await self.backend.control.run(f"KILL CONNECTION {number}")
             await self.backend.control.run(self.backend.engine.open_writes)
             if isinstance(error, SqlError):
+                # Not before: a session that gets no answer is closed, and this one opens again.
+                who = await self._who_is_in_the_way(number)
                 raise PreconditionError(
-                    f"writes did not end within {QUIESCE_TIMEOUT_S:g} s ({error}); it goes on serving"
+                    f"writes did not end within {QUIESCE_TIMEOUT_S:g} s ({error}); {who}; it goes on serving"
                 ) from error
             raise
         finally:

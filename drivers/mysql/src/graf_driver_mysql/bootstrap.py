@@ -18,6 +18,7 @@ from graf_driver_mysql.parameters import Parameters
 from graf_driver_mysql.programs import BootstrapError
 from graf_driver_mysql.scope import escaped
 from graf_driver_mysql.sql import quoted
+from graf_driver_mysql.text import LONGEST_PASSWORD, unusable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -64,7 +65,9 @@ def _refuse_other_scope(parameters: Parameters, layout: Layout) -> None:
 def statements(parameters: Parameters) -> str:
     """The SQL that gives a fresh server its users and the application's database."""
     lines = [
-        *engine(parameters.engine).users(_secret(parameters.replication_password_file)),
+        *engine(parameters.engine).users(
+            _secret(parameters.replication_password_file, LONGEST_PASSWORD[parameters.engine])
+        ),
         "CREATE DATABASE graf;",
         "CREATE TABLE graf.probe (site VARCHAR(63) PRIMARY KEY, number BIGINT NOT NULL) ENGINE=InnoDB;",
     ]
@@ -117,8 +120,15 @@ def _ensure_template(parameters: Parameters, layout: Layout) -> None:
     mark.write_text(digest, encoding="ascii")
 
 
-def _secret(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip()
+def _secret(path: Path, longest: int = 0) -> str:
+    try:
+        found = path.read_text(encoding="utf-8").strip()
+        why = unusable(found, longest)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror or "cannot be read" if isinstance(error, OSError) else "it is not text"
+    if why:
+        raise BootstrapError(f"the password in {path} cannot be used: {why}; put another one into the Secret")
+    return found
 
 
 def sync_tree(root: Path) -> None:

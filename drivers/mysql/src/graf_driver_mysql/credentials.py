@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from graf_driver_mysql import sql
 from graf_driver_mysql.parameters import Endpoint, Parameters
 from graf_driver_mysql.sql import Session, SqlError
+from graf_driver_mysql.text import LONGEST_PASSWORD, unusable
 
 if TYPE_CHECKING:
     from graf_driver_mysql.engine import Engine
@@ -24,12 +25,13 @@ _REFUSED = 1045
 _ROUNDS = 100_000
 
 
-def read(path: Path) -> str:
-    """The password in a file, "" while it cannot be read: a Secret is replaced under our feet."""
+def read(path: Path, longest: int = 0) -> str:
+    """The password in a file, "" while there is none that can be used: a Secret is replaced under our feet."""
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError:
+        found = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
         return ""
+    return "" if unusable(found, longest) else found
 
 
 def mark(password: str) -> str:
@@ -57,7 +59,8 @@ class Credentials:
 
     async def newest(self) -> str:
         """The file's password; the last one that was read while there is none."""
-        found = await asyncio.to_thread(read, self.parameters.replication_password_file)
+        longest = LONGEST_PASSWORD[self.parameters.engine]
+        found = await asyncio.to_thread(read, self.parameters.replication_password_file, longest)
         if found and found != self._known:
             for tell in self.learned:
                 tell(found)

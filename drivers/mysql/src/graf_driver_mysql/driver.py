@@ -40,7 +40,7 @@ from graf_driver_mysql.engines import ENGINES, engine
 from graf_driver_mysql.history import History
 from graf_driver_mysql.methods import AUTO, Method
 from graf_driver_mysql.observe import positions
-from graf_driver_mysql.parameters import EXPIRY, Parameters, parse, peer_conflicts, peer_endpoint
+from graf_driver_mysql.parameters import EXPIRY, Parameters, parse, password_problems, peer_conflicts, peer_endpoint
 from graf_driver_mysql.programs import BootstrapError, MissingProgramError, program
 from graf_driver_mysql.purge import Purge
 from graf_driver_mysql.record import Record, RecordUnreadableError
@@ -109,6 +109,7 @@ class MysqlDriver(Driver):
                     problems.append(FieldProblem("bootstrap", why, "use an image with it, or bootstrap: auto"))
                     break
         problems.extend(_expiry_problems(own, spec, peers))
+        problems.extend(await asyncio.to_thread(password_problems, own))
         if own.tls is not None:
             problems.extend(await asyncio.to_thread(tls.problems, own.tls, own.replication_address))
         problems.extend(peer_conflicts(own, {peer.site: peer.parameters for peer in peers}))
@@ -226,7 +227,7 @@ class MysqlDriver(Driver):
             return managed
         parameters = parse(spec.parameters)
         for path in parameters.password_files:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
                 self.protect(path.read_text(encoding="utf-8").strip())
         folder = OwnedFolder(parameters.data_dir, "dataDir")
         folder.take()

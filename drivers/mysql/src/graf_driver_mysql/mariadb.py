@@ -53,7 +53,9 @@ skip_name_resolve = ON
 innodb_log_file_size = 16M
 innodb_buffer_pool_dump_at_shutdown = OFF
 innodb_buffer_pool_load_at_startup = OFF
-max_connections = 200
+max_connections = 220
+max_user_connections = 200
+log_bin_trust_function_creators = ON
 log_warnings = 2
 """
 # No site writes in it (``gtidDomainId`` begins at 1): what is in it was never anybody's history.

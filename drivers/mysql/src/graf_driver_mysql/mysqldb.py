@@ -60,7 +60,9 @@ skip_name_resolve = ON
 innodb_redo_log_capacity = 32M
 innodb_buffer_pool_dump_at_shutdown = OFF
 innodb_buffer_pool_load_at_startup = OFF
-max_connections = 200
+max_connections = 220
+max_user_connections = 200
+loose_log_bin_trust_function_creators = ON
 log_error_verbosity = 2
 """
 

@@ -15,6 +15,7 @@ from graf_driver_sdk.types import FieldProblem
 from graf_driver_mysql import methods
 from graf_driver_mysql import scope as scopes
 from graf_driver_mysql.scope import Scope
+from graf_driver_mysql.text import LONGEST_PASSWORD, unusable
 from graf_driver_mysql.tls import DEFAULT_DIR, TlsFiles
 
 DEFAULT_DATA_DIR = "/var/lib/graf/mysql"
@@ -324,12 +325,26 @@ def _tls(reader: _Reader) -> TlsFiles | None:
 def _check_secrets(reader: _Reader, parameters: Parameters) -> None:
     for path in parameters.password_files:
         try:
-            empty = not path.read_text(encoding="utf-8").strip()
+            password = path.read_text(encoding="utf-8").strip()
         except OSError as error:
             reader.problem("credentialsDir", f"cannot read {path}: {error.strerror}", "mount the Secret there")
             continue
-        if empty:
+        except UnicodeDecodeError:
+            reader.problem("credentialsDir", f"{path} is not text", "put a password of printable ASCII into the Secret")
+            continue
+        if not password:
             reader.problem("credentialsDir", f"{path} is empty", "put a password into the Secret")
+
+
+def password_problems(parameters: Parameters) -> list[FieldProblem]:
+    """Passwords that would not work everywhere. For Validate alone: whoever serves already is fenced all the same."""
+    found = []
+    for path in parameters.password_files:
+        longest = LONGEST_PASSWORD[parameters.engine] if path == parameters.replication_password_file else 0
+        if why := unusable(path.read_text(encoding="utf-8").strip(), longest):
+            cause = f"the password in {path} cannot be used: {why}"
+            found.append(FieldProblem("credentialsDir", cause, "put another one into the Secret"))
+    return found
 
 
 def peer_endpoint(site: str, raw: Mapping[str, Any]) -> Endpoint:

@@ -28,6 +28,7 @@ from graf_driver_mysql.guard import UNLOGGED
 from graf_driver_mysql.observe import semi_sync
 from graf_driver_mysql.parameters import REPLICATION_USER
 from graf_driver_mysql.sql import Session, SqlError
+from graf_driver_mysql.text import LONGEST_PASSWORD
 
 log = logging.getLogger("graf.driver.mysql")
 
@@ -62,7 +63,10 @@ class Passwords:
             return
         epoch = (await backend.record()).epoch
         for user, path in self._wanted():
-            password = await asyncio.to_thread(credentials.read, path)
+            longest = LONGEST_PASSWORD[backend.parameters.engine] if user == REPLICATION_USER else 0
+            password = await asyncio.to_thread(credentials.read, path, longest)
+            if not password:
+                self.waiting[user] = f"{path} has no password that can be used: the one before stays (see Validate)"
             state = _Settled(backend.run, epoch, password)
             if not password or self._settled.get(user) == state:
                 continue

@@ -15,7 +15,7 @@ from pymysql.cursors import DictCursor
 
 from graf_driver_mysql.engine import Engine
 from graf_driver_mysql.parameters import REPLICATION_USER, Endpoint, Parameters
-from graf_driver_mysql.text import quoted
+from graf_driver_mysql.text import quoted, without_quoted
 from graf_driver_mysql.tls import TlsFiles, Verified, client_context
 
 __all__ = ["Row", "Session", "SqlError", "local", "own", "quoted", "remote"]
@@ -116,6 +116,8 @@ class Session:
             text = error.args[1] if len(error.args) > 1 else str(error)
             if isinstance(error, pymysql.err.InterfaceError) or code in (2006, 2013):
                 self.close()
+            if _is_hidden(what):
+                text = without_quoted(str(text))
             raise SqlError(f"{self._name}: {text} (error {code}) from {_shown(what)}", code) from error
         except (OSError, AttributeError, ValueError) as error:
             # A connection closed under a running statement shows itself as any of these.
@@ -125,10 +127,14 @@ class Session:
             raise SqlError(f"{self._name}: the session is closed ({error})", 0) from error
 
 
+def _is_hidden(statement: str) -> bool:
+    return "PASSWORD" in statement.upper() or "IDENTIFIED" in statement.upper() or "hidden: it has" in statement
+
+
 def _shown(statement: str) -> str:
     """A statement for people: short, and never with a password."""
     text = " ".join(statement.split())
-    if "PASSWORD" in text.upper() or "IDENTIFIED" in text.upper():
+    if _is_hidden(text):
         return text.split(" ", 2)[0] + " ... (hidden: it has a password)"
     return text if len(text) <= 120 else text[:117] + "..."
 

@@ -144,6 +144,8 @@ class Server:
                     self._pinned.pop(writer, None)
         except (OSError, asyncio.IncompleteReadError, ssl.SSLError, ValueError, KeyError, TypeError, TimeoutError):
             pass  # the caller went away or spoke nonsense: it comes again
+        except asyncio.CancelledError:
+            pass  # by `stop`, which waits for the end: Python 3.11 logs a cancelled session with a traceback
         finally:
             self._sessions.discard(task)
             writer.close()
