@@ -45,6 +45,7 @@ from graf_driver_mysql.programs import BootstrapError, MissingProgramError, prog
 from graf_driver_mysql.purge import Purge
 from graf_driver_mysql.record import Record, RecordUnreadableError
 from graf_driver_mysql.resync import Resync
+from graf_driver_mysql.room import Room
 from graf_driver_mysql.rotation import Rotation
 from graf_driver_mysql.server import StartFailedError
 from graf_driver_mysql.sql import SqlError
@@ -65,11 +66,13 @@ class _Managed:
         self.rotation = Rotation(self.component)
         self.copies = Copies(self.component.backend)
         self.purge = Purge(self.component, self.copies)
+        self.room = Room(key.site, parameters.data_dir, lambda: driver.notify(key))
         self.component.backend.credentials.learned.append(driver.protect)
         self.watch.start()
         self.rotation.start()
         self.copies.start()
         self.purge.start()
+        self.room.start()
 
 
 class MysqlDriver(Driver):
@@ -161,12 +164,13 @@ class MysqlDriver(Driver):
             record = await backend.record()
             seen = await backend.look()
         except (SqlError, RecordUnreadableError) as error:
-            return Status.unknown(str(error))
+            return Status.unknown(_and(str(error), managed.room.left.text))
         if seen is None or backend.mode in (Mode.DOWN, Mode.STARTING):
             reason = component.standby.reason
             if not await asyncio.to_thread(backend.server.layout.data.exists):
                 record, reason = Record(epoch=record.epoch), "empty: its data directory is not there"
-            return render.down(backend.mode, component.wanted, record, reason, backend.message)
+            message = _and(backend.message, managed.room.left.text)
+            return render.down(backend.mode, component.wanted, record, reason, message)
         peers = [peer.site for peer in component.peers]
         now_s = asyncio.get_running_loop().time()
         scope = backend.parameters.scope
@@ -188,14 +192,14 @@ class MysqlDriver(Driver):
             reason=component.standby.reason,
             in_force=component.active.in_force,
             followers=component.active.followers(seen, peers, now_s),
-            trouble=managed.watch.trouble,
+            trouble=managed.watch.trouble or (managed.room.left.text if managed.room.left.full else ""),
             rate=managed.watch.rate,
             more={
                 **(render.scope_facts(scope, component.guard.locked) if scope is not None else {}),
                 **{name: text for name, text in told.items() if text},
             },
         )
-        status = replace(status, message=status.message or managed.purge.message)
+        status = replace(status, message=status.message or managed.room.left.text or managed.purge.message)
         if not backend.parameters.asynchronous or backend.mode is not Mode.STANDBY:
             return status
         component.standby.freshness.look(seen)
@@ -207,6 +211,7 @@ class MysqlDriver(Driver):
             await self._managed.watch.stop()
             await self._managed.rotation.stop()
             await self._managed.purge.stop()
+            await self._managed.room.stop()
             await self._managed.copies.stop()
             await self._managed.resync.close()
             await self._managed.component.close()
@@ -233,6 +238,10 @@ class MysqlDriver(Driver):
         folder.take()
         self._managed = managed = _Managed(self, spec.key, parameters, folder)
         return managed
+
+
+def _and(*texts: str) -> str:
+    return "; ".join(text for text in texts if text)
 
 
 def _expiry_problems(own: Parameters, spec: Spec, peers: Sequence[Peer]) -> list[FieldProblem]:

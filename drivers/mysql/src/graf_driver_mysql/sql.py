@@ -124,7 +124,8 @@ class Session:
             self.close()
             raise SqlError(f"{self._name}: connection lost ({error}) in {_shown(what)}", 0) from error
         except RuntimeError as error:
-            raise SqlError(f"{self._name}: the session is closed ({error})", 0) from error
+            # By a statement that was not answered in time: it waited for this one's turn, or this one for it.
+            raise SqlError(f"{self._name}: the server did not answer in time, its session is closed", 0) from error
 
 
 def _is_hidden(statement: str) -> bool:
