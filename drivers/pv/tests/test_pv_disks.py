@@ -1,5 +1,6 @@
 """Disks that are full or do not answer, and what the kernel does not watch: told, and nothing is lost by it."""
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -13,19 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graf_driver_pv import events, problems
+from graf_driver_pv import events, problems, status
 from graf_driver_pv.active import Active
+from graf_driver_pv.copying import PullError
+from graf_driver_pv.deposit import Deposit
+from graf_driver_pv.driver import PvDriver
 from graf_driver_pv.events import Changes, Watcher
 from graf_driver_pv.layout import Layout
 from graf_driver_pv.manifest import Manifest
 from graf_driver_pv.outlet import Heard
-from graf_driver_pv.parameters import parse
+from graf_driver_pv.parameters import Repository, parse
+from graf_driver_pv.position import Position
 from graf_driver_pv.seal import seal
 from graf_driver_pv.store import Store
-from graf_driver_pv.testing import SiteUnderTest, two_sites
+from graf_driver_pv.testing import SiteUnderTest, make_authority, make_identity, two_sites
 from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.testing import eventually
-from graf_driver_sdk.types import Role
+from graf_driver_sdk.types import ComponentKey, Role, Spec
 
 MIB = 1 << 20
 
@@ -73,8 +78,7 @@ async def test_a_site_whose_disk_is_full_is_fenced_all_the_same(tmp_path: Path, 
         assert not east.current.exists()
         await east.kill()
         await east.start()
-        status = await east.status()
-        assert status.role is Role.FENCED
+        assert (await east.status()).role is Role.FENCED
 
 
 async def test_what_a_full_active_could_not_copy_gives_its_room_back(tmp_path: Path, small_disk: Path) -> None:
@@ -237,3 +241,78 @@ async def test_a_clock_that_is_set_back_makes_no_generation_younger(
         assert active.behind_s("e0000000000-0000000001", first.begun_wall_ms) == -1, "what is not known is told as such"
     finally:
         await active.stop()
+
+
+async def test_a_key_of_another_certificate_is_told_by_validate(tmp_path: Path) -> None:
+    make_authority(tmp_path)
+    east, west = (make_identity(tmp_path, f"{name}.pv.test") for name in ("east", "west"))
+    parameters = {"directory": str(tmp_path / "v"), "endpoint": "127.0.0.1:1", "tls": east}
+    spec = Spec(ComponentKey("g", "c", "east"), parameters)
+    assert not await PvDriver().validate(spec, [])
+    east["keyFile"] = west["keyFile"]
+    problems = await PvDriver().validate(Spec(spec.key, parameters), [])
+    assert [problem.field for problem in problems] == ["tls"]
+    assert east["keyFile"] in problems[0].cause
+
+
+class Lost:
+    """A repository in whose place another one comes: a snapshot of the one before is not in it."""
+
+    location = "/r"
+    repository = Repository("/r", Path("/p"))
+
+    def __init__(self) -> None:
+        self.parents: list[str] = []
+
+    def former_hosts(self, here: str) -> set[str]:
+        return set()
+
+    async def snapshots(self, tags: str) -> list[dict[str, Any]]:
+        return []
+
+    async def mark(self, tags: list[str], site: str) -> str:
+        return "mark"
+
+    async def backup(self, folder: Path, paths: list[str], tags: list[str], site: str, parent: str) -> str:
+        self.parents.append(parent)
+        if parent:
+            raise PullError("no matching ID found")
+        return f"snapshot-{len(self.parents)}"
+
+
+class Serves:
+    """An active site with one generation after the other."""
+
+    def __init__(self, first: Manifest) -> None:
+        self.epoch = 1
+        self.manifest = self.base = first
+
+    async def complete_until(self) -> int:
+        return 0
+
+    async def wait_newer(self, have: str, timeout_s: float) -> None:
+        await asyncio.sleep(0.01)
+
+
+async def test_a_repository_that_is_another_one_is_filled_anew(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    first = Manifest(Position(1, 1), {}, "point-in-time", 1, {}, (0o755, 0, 0))
+    for number in (1, 2):
+        layout.generation(str(Position(1, number))).mkdir(parents=True)
+    lost, serves = Lost(), Serves(first)
+    deposit = Deposit(lost, layout, "g/c", "east", serves, lambda: None)  # type: ignore[arg-type]
+    await deposit.start()
+    try:
+        await eventually("a first upload", lambda: deposit.uploads == 1, 30, 0.01)
+        serves.manifest = serves.base = replace(first, position=Position(1, 2))
+        await eventually("a second upload", lambda: deposit.uploads == 2, 30, 0.01)
+    finally:
+        await deposit.stop()
+    assert lost.parents == ["", "snapshot-1", ""]
+
+
+@pytest.mark.parametrize(("missing", "told"), [("29.99", False), ("30.01", True)])
+def test_an_active_says_when_the_repository_lacks_too_much(missing: str, told: bool) -> None:
+    """restic tries again for minutes, and says nothing until it gives up."""
+    late = status._late({"rpo_seconds_repository": missing, "uploading": "e1"}, 30)
+    assert ("putting e1 there is under way" in late) is told

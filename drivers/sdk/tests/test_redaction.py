@@ -30,6 +30,12 @@ def test_everything_below_a_secret_name_is_secret() -> None:
     assert redactor.clean("inner-one 42424242 True None") == f"{MASK} {MASK} True None"
 
 
+def test_the_path_of_a_file_with_a_secret_is_told() -> None:
+    redactor = Redactor()
+    redactor.learn({"tls": {"keyFile": "/tls/tls.key"}, "passwordFile": "hunter2", "secret": {"aFile": "/in/here"}})
+    assert redactor.clean("/tls/tls.key hunter2 /in/here") == f"/tls/tls.key {MASK} {MASK}"
+
+
 def test_short_secrets_are_masked_as_words_only() -> None:
     redactor = Redactor()
     redactor.learn({"password": "a"})

@@ -157,7 +157,8 @@ class Deposit:
                 await self._tell(f"nothing can be put into the repository: {type(error).__name__}")
                 failures += 1
             if failures:
-                self._is_known = False
+                # Nor is it known whether the last snapshot is still there: another repository may be in its place.
+                self._is_known, self._parent = False, None
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S)) - 1])
             else:
                 # Looked at again soon, whatever happens: the role may have a newer epoch by then.

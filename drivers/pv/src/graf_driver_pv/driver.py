@@ -45,6 +45,7 @@ from graf_driver_pv.problems import told
 from graf_driver_pv.record import Mark, RecordFile, RecordUnreadableError
 from graf_driver_pv.resync import Returning
 from graf_driver_pv.store import StoreError
+from graf_driver_pv.tls import TlsError, server_context
 
 _LOG = logging.getLogger("graf_driver_pv.driver")
 T = TypeVar("T")
@@ -229,6 +230,11 @@ def _here(parameters: Parameters) -> list[FieldProblem]:
     for field, path in _files(parameters):
         if not path.is_file():
             problems.append(FieldProblem(field, f"{path} is not there", "mount the Secret that holds it"))
+    if parameters.repository is None and not problems:
+        try:
+            server_context(parameters.tls)
+        except TlsError as error:
+            problems.append(FieldProblem("tls", str(error), "files that belong together"))
     repository = parameters.repository
     if repository is not None and repository.environment is not None and not repository.environment.is_dir():
         cause = f"{repository.environment} is not there"

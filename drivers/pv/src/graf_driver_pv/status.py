@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from graf_driver_sdk.types import Follower as FollowerStatus
 from graf_driver_sdk.types import Health, Role, Status
@@ -76,6 +77,8 @@ def _active(component: Component) -> Status:
     if component.quiescing is not None or component.record.quiesced:
         facts["quiesced"] = "yes"
     problem = active.problem
+    if not problem:
+        problem = _late(facts, component.parameters.rpo_s)
     if component.is_open and not component.is_served:
         problem = f"{component.layout.current} leads nowhere: the live copy is gone"
     return Status(
@@ -89,6 +92,16 @@ def _active(component: Component) -> Status:
         followers=tuple(followers),
         message=problem,
         facts=facts,
+    )
+
+
+def _late(facts: Mapping[str, str], rpo_s: float) -> str:
+    """Restic tries for minutes before it says what is wrong: it has said nothing yet. Without the figure, which grows."""
+    if float(facts.get("rpo_seconds_repository", 0)) <= rpo_s:
+        return ""
+    what = f": putting {facts['uploading']} there is under way" if "uploading" in facts else ""
+    return (
+        f"the repository lacks more than the {rpo_s:g} s of changes that may be lost{what}; see that it can be written"
     )
 
 

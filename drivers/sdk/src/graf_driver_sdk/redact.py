@@ -1,7 +1,8 @@
 """Redaction: secrets from parameters never reach a log line, an error or a status message.
 
 A parameter is secret when its name contains password, secret, token or key (in any case). Its value, and every text
-below it, is replaced wherever it appears.
+below it, is replaced wherever it appears. An absolute path under a name that ends in `File` is told: it says where the
+secret is, and whoever is to put it there needs to know.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def secrets_of(value: Any, secret: bool = False) -> Iterator[str]:
     """Every secret text inside parameters."""
     if isinstance(value, Mapping):
         for name, below in value.items():
-            yield from secrets_of(below, secret or SECRET_NAME.search(str(name)) is not None)
+            is_named = SECRET_NAME.search(str(name)) is not None and not _is_path(name, below)
+            yield from secrets_of(below, secret or is_named)
     elif isinstance(value, list | tuple):
         for below in value:
             yield from secrets_of(below, secret)
@@ -34,6 +36,10 @@ def secrets_of(value: Any, secret: bool = False) -> Iterator[str]:
         yield str(value)
         if math.isfinite(value) and value == int(value):  # a Struct knows only doubles: 42.0 was written as 42
             yield str(int(value))
+
+
+def _is_path(name: object, value: Any) -> bool:
+    return str(name).endswith("File") and isinstance(value, str) and value.startswith("/")
 
 
 class Redactor:
