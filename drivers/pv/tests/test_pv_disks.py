@@ -261,7 +261,8 @@ class Lost:
     location = "/r"
     repository = Repository("/r", Path("/p"))
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.parents: list[str] = []
 
     def former_hosts(self, here: str) -> set[str]:
@@ -299,7 +300,7 @@ async def test_a_repository_that_is_another_one_is_filled_anew(tmp_path: Path) -
     first = Manifest(Position(1, 1), {}, "point-in-time", 1, {}, (0o755, 0, 0))
     for number in (1, 2):
         layout.generation(str(Position(1, number))).mkdir(parents=True)
-    lost, serves = Lost(), Serves(first)
+    lost, serves = Lost(tmp_path / "restic"), Serves(first)
     deposit = Deposit(lost, layout, "g/c", "east", serves, lambda: None)  # type: ignore[arg-type]
     await deposit.start()
     try:

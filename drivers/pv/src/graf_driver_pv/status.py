@@ -96,13 +96,12 @@ def _active(component: Component) -> Status:
 
 
 def _late(facts: Mapping[str, str], rpo_s: float) -> str:
-    """Restic tries for minutes before it says what is wrong: it has said nothing yet. Without the figure, which grows."""
+    """Restic tries for minutes before it says what is wrong. Without the figure, which grows."""
     if float(facts.get("rpo_seconds_repository", 0)) <= rpo_s:
         return ""
     what = f": putting {facts['uploading']} there is under way" if "uploading" in facts else ""
-    return (
-        f"the repository lacks more than the {rpo_s:g} s of changes that may be lost{what}; see that it can be written"
-    )
+    lacks = f"the repository lacks more than the {rpo_s:g} s of changes that may be lost"
+    return f"{lacks}{what}; see that it can be written"
 
 
 def _active_facts(active: Active) -> dict[str, str]:
