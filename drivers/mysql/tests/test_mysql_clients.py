@@ -122,6 +122,41 @@ async def test_an_application_makes_its_own_triggers(lab: Any) -> None:
     await lab.until("the row of the trigger, once", lambda: lab.west.sql("SELECT n FROM app.seen") == [(5,)])
 
 
+async def test_what_is_written_at_a_standby_is_told(lab: Any) -> None:
+    """MariaDB's read_only lets an administrator through."""
+    await lab.up()
+    with lab.east.client() as client, client.cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (1)")
+    await lab.until("the row at the standby", lambda: lab.west.numbers() == {1})
+    assert (await lab.west.status()).message == ""
+    lab.west.sql("INSERT INTO app.t VALUES (2)")
+
+    async def told() -> bool:
+        return (await lab.west.status()).message.startswith("1 transactions were written at this standby")
+
+    import asyncio
+
+    await asyncio.sleep(1)
+    print(await lab.west.status(), lab.west.standby._own, lab.west.position())
+    await lab.until("the standby tells it", told, 2)
+    assert "written_here" in (await lab.west.status()).facts
+
+
+async def test_a_standby_that_was_active_tells_of_no_write(lab: Any) -> None:
+    """What it wrote as the active comes back to it when it was rebuilt, and was then not written at a standby."""
+    await lab.up()
+    await lab.east.driver.quiesce(lab.east.spec, 1)
+    await lab.west.ensure(Role.ACTIVE, 2, "west")
+    await lab.east.ensure(Role.FENCED, 2)
+    await lab.east.ensure(Role.STANDBY, 2)
+    await lab.east.promotable()
+    with lab.west.client() as client, client.cursor() as cursor:
+        for number in range(5):
+            cursor.execute(f"INSERT INTO t VALUES ({number})")
+    await lab.until("the rows at the standby", lambda: lab.east.numbers() == set(range(5)))
+    assert "written_here" not in (await lab.east.status()).facts
+
+
 PASSWORDS = [
     ("mariadb", "x" * 96, ""),
     ("mariadb", "x" * 97, "97 characters, and replication takes 96"),

@@ -180,6 +180,7 @@ class MysqlDriver(Driver):
             **managed.copies.facts,
             **managed.purge.facts,
             **component.active.facts(seen),
+            "written_here": component.standby.written_here,
         }
         status = render.running(
             backend.engine,
@@ -199,7 +200,8 @@ class MysqlDriver(Driver):
                 **{name: text for name, text in told.items() if text},
             },
         )
-        status = replace(status, message=status.message or managed.room.left.text or managed.purge.message)
+        more = managed.room.left.text or told["written_here"] or managed.purge.message
+        status = replace(status, message=status.message or more)
         if not backend.parameters.asynchronous or backend.mode is not Mode.STANDBY:
             return status
         component.standby.freshness.look(seen)

@@ -239,6 +239,10 @@ class Engine(ABC):
         silent = parameters.several_standbys or parameters.asynchronous
         return f"rpl_semi_sync_{self.replica_word.lower()}_enabled = OFF\n" if silent else ""
 
+    def own_writes(self, logged: History, parameters: Parameters) -> int:
+        """How far this server's own writes have come in its log; 0 where nobody can write at a standby."""
+        return 0
+
     def log_skipped(self, logged: History, everything: History) -> tuple[str, ...]:
         """The statements that put transactions which a filter kept from being applied into the binary log, as names.
 

@@ -172,6 +172,11 @@ class MariaDB(Engine):
         """``MASTER_GTID_WAIT`` gives -1 when the time is over."""
         return f"SELECT MASTER_GTID_WAIT({quoted(str(position))}, {seconds:.3f}) AS r"
 
+    def own_writes(self, logged: History, parameters: Parameters) -> int:
+        """``read_only`` lets administrators through: what they write is in the site's own domain."""
+        last = Position.parse(str(logged)).last.get(parameters.gtid_domain_id)
+        return 0 if last is None else last.sequence
+
     def log_skipped(self, logged: History, everything: History) -> tuple[str, ...]:
         """A domain whose newest transaction was filtered gets a write of the driver's under that transaction's name.
 

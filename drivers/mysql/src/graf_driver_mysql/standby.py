@@ -64,6 +64,8 @@ class Standby:
         self.freshness = Freshness()  # in mode async
         self._renewed_at = -1.0
         self._renewing = False  # replication is being given another password, everything received being applied
+        self.written_here = ""  # what a client that passes read_only did, "" for nothing
+        self._own = 0  # own writes that were here when it caught up
         self._receiver = asyncio.Lock()  # one at a time starts or stops the receiver thread
         backend.on_death.append(self._died)
 
@@ -213,6 +215,7 @@ class Standby:
         now = seen.replica
         if self.backend.mode is not Mode.STANDBY or now is None or self.source is None or self._finished:
             return
+        self._look_for_writes(seen)
         if not now.applying:
             self._hinder(f"the applier stands still: {now.apply_error or 'stopped'}")
             await self._start_what_was_stopped_here()
@@ -233,6 +236,16 @@ class Standby:
             self.freshness.look(seen)
             await self._note_active()
 
+    def _look_for_writes(self, seen: Observation) -> None:
+        """Who is caught up has every write of its own that the active has: what comes now was written here."""
+        count = self.backend.engine.own_writes(seen.logged, self.backend.parameters)
+        if self.caught_up and count > self._own:
+            self.written_here = (
+                f"{count - self._own} transactions were written at this standby by a client that passes read_only: the "
+                f"active lacks them. Take READ ONLY ADMIN and SUPER away from it; Resync with REBUILD makes the sites "
+                f"equal again, a promotion of this site makes them the group's"
+            )
+
     async def _gain_evidence(self, seen: Observation) -> None:
         run = self.backend.run
         if self._target is None:
@@ -250,6 +263,7 @@ class Standby:
             if not self._parallel and self.backend.parameters.parallel_threads > 1:
                 await self._go_parallel()
                 return
+            self._own = self.backend.engine.own_writes(seen.logged, self.backend.parameters)
             self.caught_up, self._obstacle = True, ""
             logs.event(log, "caught up", site=self.backend.site, position=str(seen.applied))
             self.backend.changed()
@@ -343,6 +357,7 @@ class Standby:
             await control.run(self.backend.engine.stop_following)
         self._drop_remote()
         self.drop_evidence("has not caught up with the active yet")
+        self.written_here = ""
         self.freshness = Freshness()
         password = await self.backend.credentials.for_channel()
         _, _, everything = await positions(control)
