@@ -134,11 +134,7 @@ async def test_what_is_written_at_a_standby_is_told(lab: Any) -> None:
     async def told() -> bool:
         return (await lab.west.status()).message.startswith("1 transactions were written at this standby")
 
-    import asyncio
-
-    await asyncio.sleep(1)
-    print(await lab.west.status(), lab.west.standby._own, lab.west.position())
-    await lab.until("the standby tells it", told, 2)
+    await lab.until("the standby tells it", told)
     assert "written_here" in (await lab.west.status()).facts
 
 
