@@ -317,3 +317,36 @@ def test_an_active_says_when_the_repository_lacks_too_much(missing: str, told: b
     """restic tries again for minutes, and says nothing until it gives up."""
     late = status._late({"rpo_seconds_repository": missing, "uploading": "e1"}, 30)
     assert ("putting e1 there is under way" in late) is told
+
+
+def test_another_file_system_in_the_volume_is_told_and_never_taken_for_deleted(tmp_path: Path) -> None:
+    store = volume(tmp_path)
+    inner = store.layout.tree / "inner"
+    inner.mkdir()
+    before = seal(store, 1, everything(), None, lambda _: None)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(inner)], check=True)
+    try:
+        (inner / "data").write_text("precious")
+        with pytest.raises(OSError, match="another file system is mounted there") as caught:
+            seal(store, 1, everything(), None, lambda _: None)
+        assert "unmount it" in problems.told(caught.value, tmp_path)
+        assert store.newest() == before
+    finally:
+        subprocess.run(["umount", "-l", str(inner)], check=True)
+    assert seal(store, 1, everything(), None, lambda _: None) is None
+
+
+def test_folders_that_are_gone_take_along_what_is_below_and_nothing_beside(tmp_path: Path) -> None:
+    store = volume(tmp_path)
+    tree = store.layout.tree
+    for name in ("a", "a-b", "a.b", "a0", "ab", "b"):
+        (tree / name / "sub").mkdir(parents=True)
+        (tree / name / "sub" / "file").touch()
+    seal(store, 1, everything(), None, lambda _: None)
+    for name in ("a", "b"):
+        shutil.rmtree(tree / name)
+    (tree / "b" / "sub").mkdir(parents=True)
+    made = seal(store, 1, Changes(paths={"a", "b", "b/sub"}, folders={"a", "b"}, since_ns=1), Changes, lambda _: None)
+    assert made is not None
+    left = {name for path in ("a-b", "a.b", "a0", "ab") for name in (path, f"{path}/sub", f"{path}/sub/file")}
+    assert set(made.entries) == left | {"b", "b/sub"}

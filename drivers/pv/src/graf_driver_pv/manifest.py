@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -191,11 +192,19 @@ def observe(path: str, content: str = "") -> Entry | None:
 
 
 def walk(root: str, below: str = "") -> Iterator[str]:
-    """Every path of a tree, relative to its root, folders before what is in them."""
+    """Every path of a tree, relative to its root, folders before what is in them.
+
+    Raises:
+        OSError: something cannot be looked at; EXDEV: another file system is mounted in it. What is there now would be
+            missed when it is unmounted, and be taken for deleted.
+    """
     folders = [below]
+    device = -1
     while folders:
         folder = folders.pop()
         try:
+            if device < 0:
+                device = os.stat(root).st_dev
             with os.scandir(os.path.join(root, folder)) as found:
                 entries = list(found)
         except (FileNotFoundError, NotADirectoryError):
@@ -203,8 +212,17 @@ def walk(root: str, below: str = "") -> Iterator[str]:
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             yield path
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) and _is_on(device, entry):
                 folders.append(path)
+
+
+def _is_on(device: int, folder: os.DirEntry[str]) -> bool:
+    try:
+        if folder.stat(follow_symlinks=False).st_dev == device:
+            return True
+    except FileNotFoundError:
+        return False
+    raise OSError(errno.EXDEV, "another file system is mounted there", folder.path)
 
 
 def parents(path: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ _REMEDIES: Final[Mapping[int, str]] = {
     errno.ENOSPC: "enlarge the volume, lower `keep`, or delete old archives",
     errno.EDQUOT: "raise the quota, lower `keep`, or delete old archives",
     errno.ENAMETOOLONG: "the driver reaches 4095 bytes of path, its own folders with it: move this up, or delete it",
+    errno.EXDEV: "nothing is copied while it is there: unmount it, or give it a component of its own",
     errno.EMFILE: "raise the driver's limit of open files",
     errno.EIO: "look at the disk",
     errno.EROFS: "look at the disk: it was mounted read-only, or became so after an error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import hashlib
@@ -35,6 +36,8 @@ class _Draft:
     syncs: durable.Syncs
     flush: bool  # what is written through a mapping makes a file newer only when what was written before is on disk
     folders: set[str] = field(default_factory=set)
+    order: list[str] = field(default_factory=list)  # the paths of `entries` as they were when this pass began, sorted
+    added: set[str] = field(default_factory=set)  # since then
     torn: bool = False
     linked: bool = False  # a file that was copied has another name, of which nothing is heard
 
@@ -70,13 +73,14 @@ class _Draft:
             self.syncs.begin(target)
         self.folders.add(os.path.dirname(target))
         self.entries[path] = seen
+        self.added.add(path)
 
     def _drop(self, path: str) -> None:
         before = self.entries.pop(path, None)
         target = os.path.join(self.tree, path)
         if before is not None and before.kind == "d":
-            for below in [p for p in self.entries if p.startswith(f"{path}/")]:
-                del self.entries[below]
+            for below in self._below(path):
+                self.entries.pop(below, None)
             shutil.rmtree(target, ignore_errors=True)
             self.syncs.forget_below(target)
             self.folders = {f for f in self.folders if f != target and not f.startswith(f"{target}/")}
@@ -86,6 +90,16 @@ class _Draft:
             self.syncs.forget(target)
         if before is not None:
             self.folders.add(os.path.dirname(target))
+
+    def begin_pass(self) -> None:
+        """Looking through all paths for each folder that is gone would take minutes where many are."""
+        self.order, self.added = sorted(self.entries), set()
+        self.torn = self.linked = False
+
+    def _below(self, folder: str) -> list[str]:
+        begin = bisect.bisect_left(self.order, f"{folder}/")
+        end = bisect.bisect_left(self.order, f"{folder}0", begin)  # "0" comes after "/"
+        return self.order[begin:end] + [path for path in self.added if path.startswith(f"{folder}/")]
 
     def _copy(self, source: str, target: str) -> Entry | None:
         """Copies and hashes in one pass; None when it vanished."""
@@ -188,7 +202,7 @@ def _fill(
 ) -> str:
     """Takes what changed, until nothing changes meanwhile or for the last time; gives the consistency."""
     for _ in range(PASSES):
-        draft.torn = draft.linked = False
+        draft.begin_pass()
         for path in sorted(paths):
             draft.take(path)
         if draft.linked:
