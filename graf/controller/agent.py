@@ -172,6 +172,8 @@ class GroupAgent:
             self.protocol.heard_record(told_set)
         if status.role == Role.ACTIVE.value:
             self.note_active(peer, status.epoch)
+            if status.ready:
+                self.protocol.heard_serving(status.epoch)
         if before != status:
             self.wake()
 
@@ -214,7 +216,7 @@ class GroupAgent:
             epoch=self.epoch,
             promotable=promotable,
             promotable_reason=reason,
-            ready=all(c.settled for c in self.components.values())
+            ready=all(self._settled(c) for c in self.components.values())
             and all(v.health is Health.HEALTHY for v in views.values()),
             known_set=wire.set_to_wire(self.known_set()),
             position=lag[0].position if lag else "",
@@ -226,6 +228,12 @@ class GroupAgent:
             copy_refusal=self._refusal(self._copies()),
             copy_spare_ms=min((s for s in spares if s is not None), default=None),
         )
+
+    def _settled(self, component: Component) -> bool:
+        """Whether it has its role; what it had when this site won is none."""
+        wanted = component.wanted
+        active = wanted is not None and wanted.role is Role.ACTIVE
+        return component.settled and (active or self.role is not Role.ACTIVE)
 
     def promotable(self) -> tuple[bool, str]:
         """Whether every data component here could be promoted without losing an acknowledged write."""
@@ -298,6 +306,7 @@ class GroupAgent:
             told_set=part.told_set,
             given_to=part.given_to,
             given_at_ns=part.given_at_ns,
+            tries=part.tries,
         )
 
     @property
@@ -388,9 +397,9 @@ class GroupAgent:
                     self.protocol.settle()
             case Follow(active, epoch):
                 self._follow(active, epoch)
-            case Contend(epoch, known_set, voters):
+            case Contend():
                 if self._activation is None:  # a holder changes the voters only after clients are served
-                    self.protocol.contend(epoch, known_set, voters, self.decision.reasons)
+                    self.protocol.contend(action, self.decision.reasons)
 
     def _maintain(self, now_ns: int) -> None:
         """Level-based upkeep: what deviates is asked for again, a set on its way is told again."""

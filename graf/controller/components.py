@@ -130,7 +130,7 @@ class Component:
         self._unheard = ""
         self._call_error = ""
         self.needs_resync = False
-        self._refused = False
+        self._refusal = ""
         self._resting = False
         watch = StatusWatch(group, config.name, self._reach, self._spec, self._introduced, self._observed, self._lost)
         self._tasks = [
@@ -196,13 +196,14 @@ class Component:
             return
         self._wanted = wanted
         self._settled_event.clear()
-        self.needs_resync = self._refused = self._resting = False
+        self.needs_resync = self._resting = False
+        self._refusal = ""
         self._changed.set()
 
     def forget_wish(self) -> None:
         """Asks for nothing: what is dead stays dead until somebody decides."""
         self._wanted = None
-        self._refused = False
+        self._refusal = ""
         self._settled_event.clear()
         self._changed.set()
 
@@ -270,7 +271,7 @@ class Component:
             settled=self.settled,
             troubled_since_ns=self._troubled_since_ns,
             promotable_at_ns=self._promotable_at_ns,
-            refused=self._refused,
+            refusal=self._refusal,
             set_in_force=frozenset(status.synchronous_set),
             followers={
                 f.site: FollowerView(
@@ -484,15 +485,15 @@ class Component:
             # Which epoch it is about, or when, is no word about what is here.
             about_data = error.reason not in ("stale-epoch", "lease-over", "epoch-state")
             refused = error.code is grpc.StatusCode.FAILED_PRECONDITION and wanted.role is Role.ACTIVE
-            self._refused = refused and about_data
+            self._refusal = error.told if refused and about_data else ""
             if error.code is grpc.StatusCode.FAILED_PRECONDITION:
                 self.needs_resync = True
-                if self._refused:
+                if self._refusal:
                     self._promotable_at_ns = None
                 self._on_change()
             self._complain(error)
             return None
-        self._refused = False
+        self._refusal = ""
         if not answer.HasField("progress"):
             self._complain(nonsense(self.name, "EnsureRole", "it has no progress"))
             return None
@@ -530,7 +531,7 @@ class Component:
             self._troubled_since_ns = time.monotonic_ns()
         if self._status is not None:
             self._status = None
-            self._refused = False
+            self._refusal = ""
             if not self._resting:
                 self.ask_again()
             self._on_change()

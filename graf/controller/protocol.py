@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from graf.core.lease import Lease
     from graf.core.messages import Claim, ClaimAnswer, Request
     from graf.core.syncset import HolderSet
-    from graf.core.view import ComponentView
+    from graf.core.view import ComponentView, Contend
     from graf.shell.wire import Answer
 
 LOG = logging.getLogger("graf.protocol")
@@ -120,7 +120,7 @@ class Protocol:
 
     # -- what the site decides -------------------------------------------------------------------------------------
 
-    def contend(self, epoch: int, known_set: SyncSet, voters: Electorate, reasons: tuple[Reason, ...]) -> None:
+    def contend(self, wish: Contend, reasons: tuple[Reason, ...]) -> None:
         """Asks for an epoch."""
         if self.state.contest is not None:
             return
@@ -142,17 +142,21 @@ class Protocol:
             else 0,
             serving=self.lease is not None,
         )
-        self.electorate = voters
+        self.electorate = wish.voters
         self.refusals.clear()
         event(
             LOG,
             "campaign",
             group=agent.config.group,
-            epoch=epoch,
-            voters=voters.describe(),
+            epoch=wish.epoch,
+            voters=wish.voters.describe(),
             reasons=[str(r) for r in reasons],
         )
-        self._take(participant.start_contest(self.state, agent.config, epoch, known_set, voters, now_ns))
+        self._take(
+            participant.start_contest(
+                self.state, agent.config, wish.epoch, wish.known_set, wish.voters, now_ns, wish.told
+            )
+        )
 
     def give_up(self) -> None:
         """The lease is over or given back: nothing is claimed from now on."""
@@ -161,6 +165,14 @@ class Protocol:
     def give_to(self, successor: str) -> None:
         """The epoch is being released to a successor."""
         self._take((participant.give_to(self.state, successor, time.monotonic_ns()), ()))
+
+    def cannot_serve(self, why: str) -> None:
+        """The epoch that was won cannot be served."""
+        self.state = participant.cannot_serve(self.state, why, time.monotonic_ns())
+
+    def heard_serving(self, epoch: int) -> None:
+        """A peer serves in an epoch."""
+        self.state = participant.heard_serving(self.state, epoch)
 
     def heard_set(self, known_set: SyncSet) -> None:
         """A peer tells the newest synchronous set that it knows."""

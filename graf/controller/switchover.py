@@ -145,6 +145,8 @@ class Switchover:
             case effects.ForgetData():
                 for component in self._data:
                     component.forget_wish()
+            case effects.CannotServe(why):
+                agent.protocol.cannot_serve(why)
             case effects.OpenTraffic(epoch):
                 for component in agent.components.values():
                     if component.config.stage is Stage.TRAFFIC:

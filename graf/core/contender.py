@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graf.api.values import Reason, SetVersion, SyncSet
+from graf.core.retry import LAST_REST_TTLS, told_of
 from graf.core.view import Contend, Decision, Fence, Follow, Health, SiteView
 from graf.core.voter import BOOTSTRAP_EPOCH
 
@@ -12,10 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from graf.core.view import ComponentView
-
-# After an epoch was given back because it could not be served: many, as each further try is a move in the record.
-REST_WITHOUT_EVIDENCE_TTLS = 100
-REST_WITH_EVIDENCE_TTLS = 3
 
 
 def only_voters_contend(view: SiteView, now_ns: int) -> Decision | None:
@@ -168,8 +165,8 @@ def in_synchronous_set(view: SiteView, now_ns: int) -> Decision | None:
 
 
 def why_not_promotable(components: Iterable[ComponentView]) -> str:
-    """By component, its driver's reason; its health where the driver gives none."""
-    return "; ".join(f"{c.name}: {c.promotable_reason or c.health.value}" for c in components)
+    """By component, why its driver refused it, or its reason; its health where the driver gives none."""
+    return "; ".join(f"{c.name}: {c.refusal or c.promotable_reason or c.health.value}" for c in components)
 
 
 def data_is_promotable(view: SiteView, now_ns: int) -> Decision | None:
@@ -180,7 +177,9 @@ def data_is_promotable(view: SiteView, now_ns: int) -> Decision | None:
     if not view.config.waits:
         resting_ns = _rests_ns(view, now_ns, proved=not bad)
         if resting_ns > 0:
-            detail = why_not_promotable(bad) or "it won and its driver did not make it Active, whatever it tells"
+            detail = why_not_promotable(bad) or view.tries.why
+            if view.tries.count > 1:
+                detail += f"; won in vain {view.tries.count} times, so others go first for longer"
             return Decision((), (Reason("DataNotPromotable", detail),), resting_ns)
         if view.is_its_own:
             return None  # its own is the newest; the driver of a copy that follows nobody need not say so
@@ -192,11 +191,12 @@ def data_is_promotable(view: SiteView, now_ns: int) -> Decision | None:
 def _rests_ns(view: SiteView, now_ns: int, *, proved: bool) -> int:
     """For how long a site still lets others go first that won and could not serve.
 
-    What was in the way may pass or be mended, so it tries again in the end; sooner where its drivers have evidence.
+    What was in the way may pass or be mended, so it tries again in the end; sooner where its drivers have evidence, but
+    for longer each time that they tell the same and refuse for the same reason.
     """
     if not view.given_at_ns or view.given_to:
         return 0
-    ttls = REST_WITH_EVIDENCE_TTLS if proved else REST_WITHOUT_EVIDENCE_TTLS
+    ttls = view.tries.rest_ttls(told_of(view.data)) if proved else LAST_REST_TTLS
     return view.given_at_ns + ttls * view.config.timing.ttl_ns - now_ns
 
 
@@ -318,4 +318,6 @@ def contend(view: SiteView) -> Decision:
         why = Reason("Resume", f"epoch {promise.epoch} was this site's own and nobody has taken over")
     else:
         why = Reason("HolderSilent", f"the lease of {promise.site} (epoch {promise.epoch}) has ended unrenewed")
-    return Decision((Contend(next_epoch(view), known_set, view.electorate),), (why,), view.config.timing.heartbeat_ns)
+    told = told_of(view.data) if view.config.lossless and not view.config.waits else ""
+    asked = Contend(next_epoch(view), known_set, view.electorate, told)
+    return Decision((asked,), (why,), view.config.timing.heartbeat_ns)

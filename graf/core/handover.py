@@ -19,6 +19,7 @@ from graf.api.values import Reason
 from graf.core.handover_effects import (
     Abandon,
     AwaitProof,
+    CannotServe,
     Effect,
     Ended,
     FenceSelf,
@@ -100,6 +101,9 @@ def data_lost(state: Handover, successor: str, reasons: tuple[Reason, ...], leas
     if state.under_way or not lease_epoch:
         return state, ()
     effects: tuple[Effect, ...] = (ForgetData(), ShutTraffic(state.count + 1))
+    if not successor:
+        # Noted now: where the gate is not proved to be shut there is no release, and still others shall go first.
+        effects = (CannotServe("; ".join(reason.detail for reason in reasons)), *effects)
     if state.attempt is not None and state.attempt.order is not None:
         message = f"{_why(state.attempt)}; and the data component was lost meanwhile"
         report = Report(state.attempt.order.operation, "Failed", "RollBack", message)

@@ -44,6 +44,13 @@ class ForgetData:
 
 
 @dataclass(frozen=True, slots=True)
+class CannotServe:
+    """Note that this epoch was won in vain, whether it is released now or has to end by itself."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShutTraffic:
     """Take clients away; tell `gate_told`."""
 
@@ -132,6 +139,6 @@ class Ended:
 
 
 Effect = (
-    Quiesce | Prepare | AwaitProof | ForgetData | ShutTraffic | StandDown | SendRelease | FenceSelf | RollBack
-    | OpenTraffic | Abandon | Report | RecordRefusal | RecordRelease | WatchSuccessor | Ended
+    Quiesce | Prepare | AwaitProof | ForgetData | CannotServe | ShutTraffic | StandDown | SendRelease | FenceSelf
+    | RollBack | OpenTraffic | Abandon | Report | RecordRefusal | RecordRelease | WatchSuccessor | Ended
 )  # fmt: skip

@@ -207,7 +207,7 @@ def _lost_before_promotion(view: SiteView, component: ComponentView, now_ns: int
     take long: then only its death and its driver's refusal count.
     """
     waited = now_ns - view.won_at_ns >= view.config.timing.suspect_ns
-    if component.refused and not view.config.waits:
+    if component.refusal and not view.config.waits:
         return waited
     if view.has_data(component):
         return False

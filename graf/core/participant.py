@@ -15,6 +15,7 @@ from graf.api.timing import MILLISECOND_NS
 from graf.api.values import Role, SyncSet
 from graf.core.campaign import Contest, Outcome
 from graf.core.messages import CONTEST_LOST, Campaign, Claim, Release, Settle, SetUpdate
+from graf.core.retry import Tries
 from graf.core.syncset import HolderSet
 from graf.core.voterchange import Settling
 
@@ -111,7 +112,9 @@ class Participation:
             its record.
         lost_since_ns: Per required site, since when the data drivers have missed it.
         given_to: The site that the last epoch held here was released to; empty for none, and once one is held again.
-        given_at_ns: When it was released; 0 when none was, and once one is held again.
+        given_at_ns: When it was released, or given up because it could not be served; 0 when none was, and once one is
+            held again.
+        tries: Epochs that were won here in vain.
         giving_back: Voters that may still be bound by a contest that was lost, each with its epoch, until they answer.
     """
 
@@ -138,6 +141,7 @@ class Participation:
     lost_since_ns: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     given_to: str = ""
     given_at_ns: int = 0
+    tries: Tries = Tries()
     giving_back: frozenset[tuple[str, int]] = frozenset()
 
 
@@ -145,9 +149,15 @@ class Participation:
 
 
 def start_contest(
-    part: Participation, config: GroupConfig, epoch: int, known_set: SyncSet, voters: Electorate, now_ns: int
+    part: Participation,
+    config: GroupConfig,
+    epoch: int,
+    known_set: SyncSet,
+    voters: Electorate,
+    now_ns: int,
+    told: str = "",
 ) -> Step:
-    """Asks for an epoch; nothing when a contest is under way already."""
+    """Asks for an epoch, with what the data components tell; nothing when a contest is under way already."""
     if part.contest is not None:
         return part, ()
     # Its lease is proof that no change has been won yet, so nobody has decided by the proposed list alone; but where it
@@ -162,6 +172,7 @@ def start_contest(
         contest_ends_ns=now_ns + max(2 * config.timing.heartbeat_ns, SHORTEST_CONTEST_NS),
         highest_promised=max(part.highest_promised, epoch),
         voters_hint=None,
+        tries=part.tries.asked(told),
         # The first epoch may be asked for again: what is given back of it now would be what is asked for.
         giving_back=frozenset((v, lost) for v, lost in part.giving_back if lost != epoch),
     )
@@ -371,6 +382,23 @@ def give_to(part: Participation, successor: str, now_ns: int) -> Participation:
     return replace(part, given_to=successor, given_at_ns=now_ns)
 
 
+def cannot_serve(part: Participation, why: str, now_ns: int) -> Participation:
+    """The epoch that was won cannot be served: it is released, or left to end where the gate is not proved to be shut.
+
+    Either way this site lets others go first, for longer each time.
+    """
+    if part.lease is None:
+        return part
+    return replace(part, given_to="", given_at_ns=now_ns, tries=part.tries.failed(part.lease.epoch, why))
+
+
+def heard_serving(part: Participation, epoch: int) -> Participation:
+    """A peer is Active, and ready, in an epoch: whatever was tried here in vain before it counts no more."""
+    if not part.tries.count or epoch <= part.tries.epoch:
+        return part
+    return replace(part, tries=Tries())
+
+
 # -- the synchronous set -----------------------------------------------------------------------------------------------
 
 
@@ -390,7 +418,7 @@ def observe_followers(
         return part
     active = [view for view in data if view.role is Role.ACTIVE]
     if active and not part.served:
-        part = replace(part, served=True)
+        part = replace(part, served=True, tries=Tries())
     lost: dict[str, int] = {}
     for site in config.sites:
         if site == config.site:

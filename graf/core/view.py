@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from graf.api.values import Electorate, Role, SetVersion, Stage, SyncSet
+from graf.core.retry import Tries
 from graf.core.voter import BOOTSTRAP_EPOCH
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ class ComponentView:
         settled: It has what was last asked of it (role, epoch and set), as its driver said.
         troubled_since_ns: Since when it has been Unknown, Unhealthy or Dead without a break; None when it is not.
         promotable_at_ns: When it was last observed to be promotable; None when something was wrong with it since.
-        refused: Its driver's last answer is that it must not be Active in the epoch that it was asked for: what is here
-            is not enough to serve. A promotion that takes its time is not refused.
+        refusal: Why it must not be Active in the epoch that it was asked for, when that is its driver's last answer:
+            what is here is not enough to serve. Empty otherwise; a promotion that takes its time is not refused.
     """
 
     name: str
@@ -122,7 +123,7 @@ class ComponentView:
     settled: bool = False
     troubled_since_ns: int | None = None
     promotable_at_ns: int | None = None
-    refused: bool = False
+    refusal: str = ""
     set_in_force: frozenset[str] = frozenset()
     followers: Mapping[str, FollowerView] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -178,7 +179,8 @@ class SiteView:
         refused_set: Newest synchronous set for whose sake a voter refused this site.
         told_set: Newest synchronous set that a peer told, or that was in force here, since this process started.
         given_to, given_at_ns: The successor that this process released its last epoch to, empty for none, and when it
-            did; 0 when it did not.
+            did or gave it up; 0 when it did not.
+        tries: Epochs that this process won in vain.
     """
 
     config: GroupConfig
@@ -209,6 +211,7 @@ class SiteView:
     told_set: SyncSet = SyncSet()
     given_to: str = ""
     given_at_ns: int = 0
+    tries: Tries = Tries()
 
     @property
     def site(self) -> str:
@@ -305,11 +308,16 @@ class SiteView:
 
 @dataclass(frozen=True, slots=True)
 class Contend:
-    """Ask the voters for an epoch; a holder does so to change the voters."""
+    """Ask the voters for an epoch; a holder does so to change the voters.
+
+    Attributes:
+        told: What the data components tell, where that counts in the next decision after an epoch that was won in vain.
+    """
 
     epoch: int
     known_set: SyncSet
     voters: Electorate
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)

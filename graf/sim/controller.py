@@ -188,6 +188,7 @@ class Controller:
             told_set=part.told_set,
             given_to=part.given_to,
             given_at_ns=part.given_at_ns,
+            tries=part.tries,
         )
 
     def _peer(self, name: str, now: int) -> PeerView:
@@ -249,9 +250,9 @@ class Controller:
                 self._step(protocol.settle(self.part, self.config, now))
             case Follow(active, epoch):
                 self.following.begin(active, epoch)
-            case Contend(epoch, known_set, voters):
+            case Contend(epoch, known_set, voters, told):
                 self.world.monitors.contends(self.name, epoch)
-                self._step(protocol.start_contest(self.part, self.config, epoch, known_set, voters, now))
+                self._step(protocol.start_contest(self.part, self.config, epoch, known_set, voters, now, told))
                 if self.part.contest is not None:
                     self.process.after_local(self.part.contest_ends_ns - now + 1, self._contest_over)
 
@@ -450,11 +451,15 @@ class Controller:
 
     def status(self) -> Told:
         """What this site tells its peers."""
-        unsettled = [handle for handle in self.handles.values() if not handle.settled]
-        ready = not unsettled and self.db.process.runs and not self.gate.stuck
+        ready = all(map(self._has_its_role, self.handles.values())) and self.db.process.runs and not self.gate.stuck
         promise = self.voter.promise
         voters = self._electorate() if promise is not None or self.part.lease is not None else None
         return (self.role, self.epoch, self.promotable, ready, self.known_set(), voters, self.db.spare_ns())
+
+    def _has_its_role(self, handle: Handle) -> bool:
+        """What it had when this site won is none."""
+        active = handle.wanted is not None and handle.wanted.role is Role.ACTIVE
+        return handle.settled and (active or self.role is not Role.ACTIVE)
 
     def _beat(self) -> None:
         now = self.process.clock()
@@ -488,6 +493,8 @@ class Controller:
             self.wake()
         if status[0] is Role.ACTIVE:
             self._note_active(src, status[1])
+            if status[3]:
+                self.part = protocol.heard_serving(self.part, status[1])
 
     def on_beat_answer(self, src: str, answer: m.ClaimAnswer | None, sent_ns: int, record: Told | None = None) -> None:
         """A voter answered a heartbeat; a witness tells its record with that."""

@@ -121,4 +121,6 @@ class Handle:
             self._promotable_at_ns = None
         elif view.promotable:
             self._promotable_at_ns = self._controller.process.clock()
-        return replace(view, promotable_at_ns=self._promotable_at_ns, refused=self.refused)
+        return replace(
+            view, promotable_at_ns=self._promotable_at_ns, refusal=Outcome.REFUSED.value if self.refused else ""
+        )

@@ -129,6 +129,8 @@ class Moves:
                 self._watch_successor(effect, 0)
             case effects.ForgetData():
                 controller.handles[database.NAME].forget_wish()
+            case effects.CannotServe(why):
+                controller.part = protocol.cannot_serve(controller.part, why, controller.process.clock())
             case effects.OpenTraffic(epoch):
                 controller.handles[gate.NAME].want(Wish(Role.ACTIVE, epoch, controller.name))
             case effects.StandDown():

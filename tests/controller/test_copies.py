@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from world import RPO_S, World, until
+from world import RPO_S, TIMING, World, until
 
 from graf.api.values import Stage
 from graf.core.handover_rules import Order
+from graf.core.retry import FIRST_REST_TTLS
 from graf.core.view import ComponentConfig
 
 if TYPE_CHECKING:
@@ -123,6 +124,53 @@ async def test_a_copy_that_its_driver_refuses_to_open_keeps_nobody_else_from_ser
     await until("east serves", lambda: copied.served_by() == ["east"])
     west.db.refusal = ""
     await until_redundant(copied, "east", "west")
+
+
+async def test_a_lone_site_tries_less_and_less_often_until_its_driver_tells_something_else(copied: World) -> None:
+    await until_redundant(copied, "east", "west")
+    west = copied.sites["west"]
+    west.db.refusal = "it cannot be mounted"
+    await copied.sites["east"].stop()
+    await until("west has won in vain once more", lambda: west.agent.protocol.state.tries.count == 2, 12)
+    await until("it rests", lambda: "DataNotPromotable" in codes(west))
+    reason = west.agent.decision.reasons[0].detail
+    assert "it cannot be mounted; won in vain 2 times" in reason
+    given_back = west.agent.protocol.state
+    west.db.refusal, west.db.says = "", "it was mounted anew"
+    west.db.notify()
+    await until("west serves", lambda: "west" in copied.served_by())
+    second_wait_ns = 2 * FIRST_REST_TTLS * TIMING.ttl_ns
+    assert west.agent.protocol.state.won_at_ns < given_back.given_at_ns + second_wait_ns, "it waited for less than that"
+    assert west.agent.protocol.state.tries.count == 0
+
+
+async def test_a_site_that_cannot_serve_and_prove_its_gate_shut_lets_others_go_first(copied: World) -> None:
+    await until_redundant(copied, "east", "west")
+    west = copied.sites["west"]
+    west.db.refusal, west.gate.hang = "it cannot be mounted", True
+    await copied.sites["east"].stop()
+    await until("west has won in vain", lambda: west.agent.protocol.state.tries.count == 1, 8)
+    await until("it fenced itself", lambda: west.agent.lease is None)
+    assert not released_by(copied, "west"), "nothing was released: the gate is unknown"
+    await until("it rests", lambda: codes(west) & {"DataNotPromotable", "DriverUnknown"} == {"DataNotPromotable"})
+    epoch = west.agent.protocol.state.tries.epoch
+    await copied.sites["east"].start()
+    copied.assign("east")
+    await until("east serves", lambda: copied.served_by() == ["east"])
+    assert copied.sites["east"].agent.epoch == epoch + 1, "west did not try again before"
+    await until("what west tried counts no more", lambda: west.agent.protocol.state.tries.count == 0)
+
+
+async def test_of_two_sites_that_cannot_serve_none_takes_the_other_ones_win_for_service(copied: World) -> None:
+    await until_redundant(copied, "east", "west")
+    for site in copied.sites.values():
+        site.db.refusal = "it cannot be mounted"
+    await copied.sites["east"].stop()
+    await copied.sites["east"].start()
+    copied.assign("east")
+    for site in copied.sites.values():
+        await until(f"{site.name} has won in vain twice", lambda s=site: s.agent.protocol.state.tries.count == 2, 15)
+    assert copied.served_by() == []
 
 
 async def test_a_site_whose_successor_refused_to_open_its_copy_serves_again(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ class Backend:
         rests_after: Until then it is not at rest, by the machine's monotonic clock in seconds.
         speaks_as_standby: It says that it is promotable only while it follows a site that is Active, as a copy does.
         refusal: Why it refuses to be Active, whatever it tells of its data.
+        says: What it adds to its word about its data.
         lag_s: How far a standby says that it is behind; above its RPO, 5 s, it is not promotable.
     """
 
@@ -115,6 +116,7 @@ class Backend:
     stale_refused: int = 0
     hang: bool = False
     refusal: str = ""
+    says: str = ""
     rests_after: float = 0.0
     opened_again: int = 0
     speaks_as_standby: bool = False
@@ -233,7 +235,7 @@ class MemoryDriver(driver_pb2_grpc.ComponentServicer, driver_pb2_grpc.IdentitySe
                 accepting=backend.accepting,
                 lag_seconds=backend.lag_s,
                 promotable=backend.promotable,
-                promotable_reason="" if backend.caught_up else "has not caught up",
+                promotable_reason=backend.says if backend.caught_up else "has not caught up",
                 synchronous_set=backend.synchronous_set if active else (),
                 followers=backend.followers() if active else (),
             )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from graf.api.timing import PROFILES
 from graf.api.values import Electorate, Role, SetVersion, Stage, SyncSet, VoterList
 from graf.core.campaign import Contest
-from graf.core.contender import CONTENDER_RULES, REST_WITH_EVIDENCE_TTLS, REST_WITHOUT_EVIDENCE_TTLS
+from graf.core.contender import CONTENDER_RULES
 from graf.core.holder import (
     ADMISSION_TIMEOUT_HEARTBEATS,
     HOLDER_RULES,
@@ -22,6 +22,7 @@ from graf.core.holder import (
 )
 from graf.core.lease import Lease
 from graf.core.messages import Campaign
+from graf.core.retry import FIRST_REST_TTLS, LAST_REST_TTLS, Tries, told_of
 from graf.core.site import decide
 from graf.core.syncset import HolderSet
 from graf.core.view import (
@@ -201,7 +202,10 @@ def without_limit(view: SiteView) -> SiteView:
 # The copy at east is whole, and seems to grow older because west is silent.
 AGED = replace(IDLE_DB, promotable=False, promotable_at_ns=NOW - 9 * TTL)
 
-REFUSED = replace(AGED, role=None, promotable=True, refused=True)
+# It has been won in vain five times, with what is told now each time.
+IN_VAIN = Tries(5, 9, told_of([AGED]), frozenset({told_of([AGED]), "db: no"}), "db: no")
+
+REFUSED = replace(AGED, role=None, promotable=True, refusal="not whole")
 
 JOINING = HolderSet(3, VOTERS, EAST_SET, joining="west", counter=3)
 BEHIND = components(replace(DB, settled=False))
@@ -330,14 +334,26 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
         copied_contender(
             replace(AGED, promotable_at_ns=None),
             promise=PROMISE,
-            given_at_ns=NOW - REST_WITHOUT_EVIDENCE_TTLS * TTL + 1,
+            given_at_ns=NOW - LAST_REST_TTLS * TTL + 1,
         ),
         "DataNotPromotable",
         (),
     ),
     (
         "data-is-promotable",  # its driver says that it could, and did not when it was asked
-        copied_contender(AGED, given_at_ns=NOW - REST_WITH_EVIDENCE_TTLS * TTL + 1),
+        copied_contender(AGED, given_at_ns=NOW - FIRST_REST_TTLS * TTL + 1),
+        "DataNotPromotable",
+        (),
+    ),
+    (
+        "data-is-promotable",  # and has done so before
+        copied_contender(AGED, given_at_ns=NOW - 16 * FIRST_REST_TTLS * TTL + 1, tries=IN_VAIN),
+        "DataNotPromotable",
+        (),
+    ),
+    (
+        "data-is-promotable",  # however often
+        copied_contender(AGED, given_at_ns=NOW - LAST_REST_TTLS * TTL + 1, tries=replace(IN_VAIN, count=10**9)),
         "DataNotPromotable",
         (),
     ),
@@ -653,15 +669,28 @@ SILENT: list[tuple[str, SiteView]] = [
         replace(NEW, config=COPIED, components=components(replace(AGED, role=None)), won_at_ns=NOW - 9 * SUSPECT),
     ),
     ("data-is-promotable", copied_contender(AGED)),
-    ("data-is-promotable", copied_contender(AGED, given_at_ns=NOW - REST_WITH_EVIDENCE_TTLS * TTL)),
+    ("data-is-promotable", copied_contender(AGED, given_at_ns=NOW - FIRST_REST_TTLS * TTL)),
     ("data-is-promotable", copied_contender(AGED, given_at_ns=NOW, given_to="west")),
+    ("data-is-promotable", copied_contender(AGED, given_at_ns=NOW - 16 * FIRST_REST_TTLS * TTL, tries=IN_VAIN)),
+    (
+        "data-is-promotable",  # a lone site goes on, however often it was in vain
+        copied_contender(AGED, given_at_ns=NOW - LAST_REST_TTLS * TTL, tries=replace(IN_VAIN, count=10**9)),
+    ),
+    (
+        "data-is-promotable",  # another status than it was tried with
+        copied_contender(
+            replace(AGED, promotable_reason="it was mounted anew"),
+            given_at_ns=NOW - FIRST_REST_TTLS * TTL,
+            tries=IN_VAIN,
+        ),
+    ),
     ("data-is-promotable", copied_contender(replace(AGED, promotable_at_ns=None), promise=PROMISE)),
     (
         "data-is-promotable",  # what was in the way may be mended
         copied_contender(
             replace(AGED, promotable_at_ns=None),
             promise=PROMISE,
-            given_at_ns=NOW - REST_WITHOUT_EVIDENCE_TTLS * TTL,
+            given_at_ns=NOW - LAST_REST_TTLS * TTL,
         ),
     ),
     (
@@ -1108,3 +1137,14 @@ def test_every_view_gets_a_decision_with_a_reason_that_breaks_no_safety_rule(vie
             assert action.members <= view.holder_set.must_acknowledge | {view.site}, (
                 "nobody is told who is not required"
             )
+
+
+def test_a_site_says_why_it_rests_and_asks_with_what_its_data_tells() -> None:
+    resting = decide(copied_contender(AGED, given_at_ns=NOW - 1, tries=IN_VAIN), NOW)
+    assert resting.reasons[0].detail == "db: no; won in vain 5 times, so others go first for longer"
+    assert resting.recheck_after_ns == 16 * FIRST_REST_TTLS * TTL - 1
+    (asked,) = decide(copied_contender(AGED), NOW).actions
+    assert isinstance(asked, Contend)
+    assert asked.told == told_of([AGED])
+    given_back = decide(replace(NEW, config=COPIED, components=components(REFUSED), won_at_ns=NOW - SUSPECT), NOW)
+    assert given_back.reasons[0].detail == "db: not whole"

@@ -18,6 +18,7 @@ from graf.core.handover import Step
 from graf.core.handover_effects import (
     Abandon,
     AwaitProof,
+    CannotServe,
     Ended,
     FenceSelf,
     ForgetData,
@@ -315,6 +316,12 @@ def test_lost_data_is_asked_for_nothing_and_clients_are_taken_away() -> None:
     assert (state.phase, effects) == (Phase.RELEASING, (StandDown(), SendRelease(1, release)))
     state, effects = handover.released(state, CONFIG, 1)
     assert (state.phase, effects) == (Phase.IDLE, (RecordRelease(3, "west", LOST), Ended()))
+
+
+def test_an_epoch_that_cannot_be_served_is_noted_before_the_gate_is_asked() -> None:
+    state, effects = handover.data_lost(Handover(), "", LOST, 3, NOW)
+    why = CannotServe("; ".join(reason.detail for reason in LOST))
+    assert (state.phase, effects) == (Phase.SHUTTING, (why, ForgetData(), ShutTraffic(1)))
 
 
 def test_a_gate_that_is_unknown_leaves_the_lease_to_end_by_itself() -> None:

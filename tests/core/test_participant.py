@@ -32,6 +32,7 @@ from graf.core.participant import (
     VotersSettled,
     Won,
 )
+from graf.core.retry import Tries
 from graf.core.syncset import HolderSet
 from graf.core.view import ComponentView, FollowerView, GroupConfig, Health
 from graf.core.voterchange import Settling
@@ -498,6 +499,37 @@ def test_what_is_given_to_a_successor_is_remembered_until_an_epoch_is_held_again
     part, _ = answered(part, ("witness", grant(4)), ("east", grant(4)))
     assert part.lease is not None
     assert part.given_to == ""
+
+
+def tried(part: Participation, epoch: int, why: str, told: str = "whole") -> Participation:
+    """Wins an epoch and cannot serve it."""
+    part, _ = participant.start_contest(part, CONFIG, epoch, KNOWN, VOTERS, T0, told)
+    part, _ = answered(part, ("witness", grant(epoch)), ("east", grant(epoch)))
+    return participant.give_up(participant.cannot_serve(part, why, T0 + epoch))
+
+
+def test_what_was_won_in_vain_is_counted_until_something_is_new() -> None:
+    part = tried(tried(tried(Participation(), 4, "db: no disk 17"), 5, "db: no disk 18"), 6, "db: no disk 3")
+    assert (part.tries.count, part.tries.epoch, part.given_at_ns, part.given_to) == (3, 6, T0 + 6, "")
+    assert part.tries.why == "db: no disk 3", "the newest is told, with its figures"
+    assert tried(part, 7, "db: no mount").tries.count == 1
+    assert tried(part, 7, "db: no disk 4", "whole again").tries.count == 1
+    assert tried(tried(part, 7, "db: no mount"), 8, "db: no disk 4").tries.count == 2, "in turn they are no news"
+
+
+def test_a_site_that_served_or_heard_another_one_serve_begins_to_count_anew() -> None:
+    part = tried(tried(Participation(), 4, "db: no"), 5, "db: no")
+    assert participant.heard_serving(part, 5) == part, "that is what was won here in vain"
+    assert participant.heard_serving(part, 6).tries == Tries()
+    serving = ComponentView("db", Health.HEALTHY, Role.ACTIVE)
+    won, _ = participant.start_contest(part, CONFIG, 7, KNOWN, VOTERS, T0)
+    won, _ = answered(won, ("witness", grant(7)), ("east", grant(7)))
+    assert (won.tries.count, won.given_at_ns) == (2, 0), "to win is no success"
+    assert participant.observe_followers(won, CONFIG, [serving], T0).tries == Tries()
+
+
+def test_without_a_lease_nothing_was_won_in_vain() -> None:
+    assert participant.cannot_serve(Participation(), "db: no", T0) == Participation()
 
 
 def test_a_change_is_settled_by_both_lists_and_told_until_all_of_the_new_one_know() -> None:

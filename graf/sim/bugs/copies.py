@@ -21,7 +21,7 @@ def _current_while_heard(_view: SiteView, peer: PeerView) -> bool:
 
 
 def _refusal_not_heard(view: SiteView, component: ComponentView, now_ns: int) -> bool:
-    return _LOST_BEFORE_PROMOTION(view, replace(component, refused=False), now_ns)
+    return _LOST_BEFORE_PROMOTION(view, replace(component, refusal=""), now_ns)
 
 
 _LOST_BEFORE_PROMOTION = holder._lost_before_promotion

@@ -49,10 +49,16 @@ def _refusals_count(self: Contest) -> tuple[str, ...]:
 
 
 def _epoch_asked_twice(
-    part: Participation, config: GroupConfig, epoch: int, known_set: Any, voters: Electorate, now_ns: int
+    part: Participation,
+    config: GroupConfig,
+    epoch: int,
+    known_set: Any,
+    voters: Electorate,
+    now_ns: int,
+    told: str = "",
 ) -> Step:
     highest = part.highest_promised
-    part, effects = _start_contest(part, config, epoch, known_set, voters, now_ns)
+    part, effects = _start_contest(part, config, epoch, known_set, voters, now_ns, told)
     return replace(part, highest_promised=highest), effects
 
 
