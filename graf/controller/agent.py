@@ -506,6 +506,7 @@ class GroupAgent:
         if self._activation is not None and self._activation.advance():
             self._activation = None
             self.unserved = None
+            self.records.rebuilds.moot(self.config.group, self.epoch)
             self.active_since_ns = time.monotonic_ns()
             self.tell_peers()
 

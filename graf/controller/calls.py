@@ -23,12 +23,14 @@ class CallFailedError(Exception):
     """A driver call failed, or its answer makes no sense.
 
     Attributes:
+        component: Whose call it was.
         told: What failed and why, for where the component is named already.
         reason: The driver's stable word for it (``graf-reason``), "" without one.
         could_still_be_running: Whether the effect may still come; the role is then Unknown.
     """
 
     def __init__(self, component: str, call: str, code: grpc.StatusCode, detail: str, reason: str = "") -> None:
+        self.component = component
         self.told = f"{call} failed with {code.name}: {detail}"
         super().__init__(f"{component}: {self.told}")
         self.code = code

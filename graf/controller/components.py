@@ -341,24 +341,32 @@ class Component:
         answer = await self._answer("Assess", self._stub.Assess(request, timeout=timeout_s))
         return VERDICT_FROM_WIRE.get(answer.verdict, Verdict.UNKNOWN), answer
 
-    async def resync(self, active: str, epoch: int, *, rebuild: bool, timeout_s: float) -> str:
-        """Archives what diverged and catches up; returns where the archive is.
+    async def resync(
+        self, active: str, epoch: int, *, rebuild: bool, timeout_s: float, on_pending: Callable[[str, str], None]
+    ) -> str:
+        """Archives what diverged and catches up, however long it takes; returns where the archive is.
+
+        Args:
+            active: The site whose data is taken.
+            epoch: Its epoch.
+            rebuild: Whether what is here is archived before, whole.
+            timeout_s: How long the driver may take for one answer.
+            on_pending: Is told how far the driver is, and where the archive is, as often as it says so.
 
         Raises:
-            CallFailedError: it failed or did not end in time; it can be called again.
+            CallFailedError: it failed, or the driver does not answer; it can be called again.
         """
         strategy = pb.RESYNC_STRATEGY_REBUILD if rebuild else pb.RESYNC_STRATEGY_FOLLOW
-        deadline = time.monotonic() + timeout_s
         while True:
             request = pb.ResyncRequest(
                 spec=self._spec(), active=self._peer(active, active), strategy=strategy, epoch=epoch
             )
-            left = deadline - time.monotonic()
-            answer = await self._call("Resync", self._stub.Resync, request, max(left, 0.01))
+            answer = await self._call("Resync", self._stub.Resync, request, timeout_s)
             if answer.progress.completed:
+                self._call_error = ""
                 return str(answer.archive)
-            if left <= 0:
-                raise CallFailedError(self.name, "Resync", grpc.StatusCode.DEADLINE_EXCEEDED, answer.progress.message)
+            self._call_error = answer.progress.message
+            on_pending(answer.progress.message, str(answer.archive))
             await asyncio.sleep(_retry_s(answer.progress, 0.2))
 
     async def close(self) -> None:

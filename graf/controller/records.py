@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from google.protobuf import message as protobuf_message
 
-from graf.shell.disk import sync_directory, write_durably
+from graf.controller.rebuilds import Rebuilds
+from graf.shell.disk import remove_durably, write_durably
 from graf.shell.logs import event
 from graf.shell.proto import manager_pb2 as pb
 
@@ -24,7 +25,11 @@ KEEP_AT_MOST = 10_000
 
 
 class Records:
-    """A durable queue. Nothing on the failover path waits for it: writing runs in `spool`, after the fact."""
+    """A durable queue. Nothing on the failover path waits for it: writing runs in `spool`, after the fact.
+
+    Attributes:
+        rebuilds: Those that are under way, of which more is to be recorded.
+    """
 
     def __init__(self, directory: Path, site: str, spool: Callable[[Callable[[], None]], None]) -> None:
         self._directory = directory
@@ -42,6 +47,7 @@ class Records:
                 path.rename(path.with_suffix(".damaged"))
                 continue
             self._pending[record.id] = record
+        self.rebuilds = Rebuilds(directory, site, self.add, spool)
 
     @property
     def pending(self) -> tuple[pb.Record, ...]:
@@ -96,12 +102,7 @@ class Records:
         """The record is in Git; forget it."""
         if self._pending.pop(record_id, None) is not None:
             path = self._path(record_id)
-            self._spool(lambda: _remove(path))
+            self._spool(lambda: remove_durably(path))
 
     def _path(self, record_id: str) -> Path:
         return self._directory / f"{record_id}.record"
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    sync_directory(path.parent)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("graf.returning")
 
 ASSESS_TIMEOUT_S = 5.0
-RESYNC_TIMEOUT_S = 600.0
+# For one answer: a driver may archive a whole directory within one call. How long all of it takes is up to the data.
+RESYNC_ANSWER_S = 600.0
 SETTLE_TIMEOUT_S = 60.0
 RETRY_S = 0.3
 
@@ -39,6 +40,7 @@ async def follow(agent: GroupAgent, active: str, epoch: int) -> None:
             break
         except CallFailedError as error:
             event(LOG, "return delayed", logging.WARNING, group=agent.config.group, cause=str(error))
+            agent.records.rebuilds.under_way(agent.config.group, error.component, epoch, error.told)
             await asyncio.sleep(RETRY_S)
     agent.role = Role.STANDBY
     agent.verdict = worst(verdicts).value
@@ -82,6 +84,7 @@ async def _bring_back(agent: GroupAgent, component: Component, active: str, epoc
         if answer.message != told:
             told = answer.message
             event(LOG, "verdict unknown, holding", group=agent.config.group, cause=told)
+        agent.records.rebuilds.under_way(agent.config.group, component.name, epoch, told)
         await asyncio.sleep(RETRY_S)
         # A driver may wait with the start of its server until the active one is seen to serve.
         component.ask_again()
@@ -95,29 +98,33 @@ async def _bring_back(agent: GroupAgent, component: Component, active: str, epoc
         active=answer.active_position,
         divergent=answer.divergent,
     )
-    if verdict is not Verdict.CLEAN:
-        why = Reason("Diverged", f"{component.name} had {answer.divergent}") if verdict is Verdict.DIVERGED else None
+    group, rebuilds = agent.config.group, agent.records.rebuilds
+    archive: str | None = None
+
+    async def resync(why: Reason | None, what: str) -> str:
+        if why is not None:
+            rebuilds.begin(group, component.name, why, what)
+        return await component.resync(
+            active,
+            epoch,
+            rebuild=why is not None,
+            timeout_s=RESYNC_ANSWER_S,
+            on_pending=lambda message, where: rebuilds.under_way(group, component.name, epoch, message, where),
+        )
+
+    if verdict is Verdict.DIVERGED:
+        archive = await resync(Reason("Diverged", f"{component.name} had {answer.divergent}"), "had diverged")
+    elif verdict is not Verdict.CLEAN:
         try:
-            archive = await component.resync(active, epoch, rebuild=why is not None, timeout_s=RESYNC_TIMEOUT_S)
+            archive = await resync(None, "")
         except CallFailedError as error:
-            if why is not None or error.reason != NEEDS_RESYNC:
+            if error.reason != NEEDS_RESYNC:
                 raise
             # Nothing is too much here, but what is missing cannot be followed any more.
-            event(LOG, "cannot follow, rebuilding", logging.WARNING, group=agent.config.group, cause=str(error))
-            why = Reason("CannotFollow", error.told)
-            archive = await component.resync(active, epoch, rebuild=True, timeout_s=RESYNC_TIMEOUT_S)
-        if why is not None:
-            what = "had diverged" if verdict is Verdict.DIVERGED else "could not follow any more"
-            agent.records.add(
-                agent.config.group,
-                epoch,
-                "Event",
-                "Resync",
-                (Reason(why.code, f"{why.detail}; archived at {archive}"),),
-                from_site=agent.site,
-                message=f"{component.name} at {agent.site} {what}: archived and rebuilt from {active}",
-                evidence_json="",
-            )
+            event(LOG, "cannot follow, rebuilding", logging.WARNING, group=group, cause=str(error))
+            archive = await resync(Reason("CannotFollow", error.told), "could not follow any more")
+    # Also one that another run of this controller began, or that ended while none ran.
+    rebuilds.ended(group, component.name, epoch, active, archive)
     component.want(Wanted(Role.STANDBY, epoch, active))
     if not await component.until_settled(SETTLE_TIMEOUT_S):
         raise _not_settled(component, Role.STANDBY)
