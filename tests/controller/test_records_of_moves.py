@@ -10,7 +10,7 @@ import pytest
 from graf.api.timing import PROFILES
 from graf.api.values import Electorate, Reason, SetVersion, SyncSet, VoterList
 from graf.controller.protocol import Protocol
-from graf.core.view import GroupConfig
+from graf.core.view import Contend, GroupConfig
 from graf.core.voter import Promise
 
 VOTERS = VoterList(1, ("east", "west", "witness"))
@@ -40,7 +40,7 @@ def contends(promise: Promise, unserved: tuple[int, tuple[str, int]] | None) -> 
         wake=lambda: None,
     )
     protocol = Protocol(cast(Any, agent))
-    protocol.contend(9, BOTH, Electorate(VOTERS), (Reason("Resume"),))
+    protocol.contend(Contend(9, BOTH, Electorate(VOTERS)), (Reason("Resume"),))
     previous = protocol._evidence.previous
     protocol.give_up()
     return previous
