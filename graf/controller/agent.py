@@ -292,6 +292,7 @@ class GroupAgent:
             lost_since_ns=part.lost_since_ns,
             highest_promised=part.highest_promised,
             join_since_ns=part.join_since_ns,
+            set_told_since_ns=part.set_told_since_ns,
             join_not_before_ns=part.join_not_before_ns,
             contend_not_before_ns=part.contend_not_before_ns,
             stall_ended_ns=self.stall_ended_ns,

@@ -355,12 +355,12 @@ def keep_current_copies(view: SiteView, now_ns: int) -> Decision | None:
     """Where no write waits for a standby, the set has the sites that lack no more than their components declare.
 
     A site leaves it a lease time before its copy may be too old: a holder that cannot tell the voters so any more has
-    no lease by then, so that nothing more is written.
+    no lease by then, or fences itself (stop-without-a-stored-set), so that nothing more is written.
     """
-    holder_set, lease = view.holder_set, view.lease
-    if view.config.waits or holder_set is None or lease is None or holder_set.proposed is not None:
+    holder_set, lease, heartbeat_ns = view.holder_set, view.lease, view.config.timing.heartbeat_ns
+    if view.config.waits or holder_set is None or lease is None:
         return None
-    members = holder_set.current.members
+    members = holder_set.current.members if holder_set.proposed is None else holder_set.proposed.members
     old = frozenset(
         name
         for name in members
@@ -368,15 +368,48 @@ def keep_current_copies(view: SiteView, now_ns: int) -> Decision | None:
     )
     if old:
         why = "; ".join(f"{n}: {view.peers[n].copy_refusal or 'not heard'}" for n in sorted(old) if n in view.peers)
-        return Decision((ProposeSet(members - old),), (Reason("CopyBeyondRpo", why or ", ".join(sorted(old))),))
+        reason = Reason("CopyBeyondRpo", why or ", ".join(sorted(old)))
+        return Decision((ProposeSet(members - old),), (reason,), heartbeat_ns)
+    if holder_set.proposed is not None:
+        return None
     back = frozenset(
         name
         for name in view.config.sites
         if name not in members and _stands_by(view, name) and view.peers[name].epoch == lease.epoch
     )
     if back:
-        return Decision((ProposeSet(members | back),), (Reason("CopyWithinRpo", ", ".join(sorted(back))),))
+        reason = Reason("CopyWithinRpo", ", ".join(sorted(back)))
+        return Decision((ProposeSet(members | back),), (reason,), heartbeat_ns)
     return None
+
+
+def stop_without_a_stored_set(view: SiteView, now_ns: int) -> Decision | None:
+    """A copy grows too old, and no majority has stored a set without it: nothing more may be written.
+
+    Voters whose disks take no more writes go on renewing a lease, as they have promised it before, so it does not end
+    by itself; and when this site is gone, what it has told may be known to nobody.
+    """
+    holder_set, config = view.holder_set, view.config
+    if config.waits or not config.lossless or holder_set is None or holder_set.proposed is None or not view.served:
+        return None
+    if not any(c.limited and config.under_set(c) for c in config.components):
+        return None
+    margin_ns = config.timing.fence_margin_ns + 2 * config.timing.heartbeat_ns
+    waited_ns = now_ns - view.set_told_since_ns
+    if waited_ns < config.timing.ttl_ns - margin_ns:
+        return None
+    spares = {
+        name: view.peers[name].copy_spare_ns if name in view.peers else None
+        for name in holder_set.must_acknowledge - holder_set.proposed.members - {view.site}
+    }
+    old = sorted(name for name, spare_ns in spares.items() if spare_ns is None or spare_ns <= margin_ns)
+    if not old:
+        return None
+    detail = (
+        f"{', '.join(old)} may lack too much, and that the set is without it no majority of the voters has stored for "
+        f"{waited_ns / 1e6:.0f} ms; see their disks"
+    )
+    return Decision((Fence(),), (Reason("SetNotStored", detail),))
 
 
 def change_voters(view: SiteView, now_ns: int) -> Decision | None:
@@ -468,6 +501,7 @@ HolderRule = tuple[str, "Callable[[SiteView, int], Decision | None]"]
 # The first rule that has something to say decides. A test takes each out and sees the violation.
 HOLDER_RULES: tuple[HolderRule, ...] = (
     ("fence-before-lease-ends", fence_before_lease_ends),
+    ("stop-without-a-stored-set", stop_without_a_stored_set),
     ("wait-while-handing-over", wait_while_handing_over),
     ("wait-for-the-contest", wait_for_the_contest),
     ("give-back-without-data", give_back_without_data),

@@ -110,6 +110,7 @@ class Participation:
             newer set that it knows, instead of asking for one epoch after the other.
         told_set: Newest synchronous set that a peer told or that was in force here: it stays true when that peer loses
             its record.
+        set_told_since_ns: Since when there has been a set that was told and is not known to be in force.
         lost_since_ns: Per required site, since when the data drivers have missed it.
         given_to: The site that the last epoch held here was released to; empty for none, and once one is held again.
         given_at_ns: When it was released, or given up because it could not be served; 0 when none was, and once one is
@@ -135,6 +136,7 @@ class Participation:
     refused_set: SyncSet = SyncSet()
     told_set: SyncSet = SyncSet()
     told_ns: int = 0
+    set_told_since_ns: int = 0
     join_since_ns: int = 0
     join_not_before_ns: int = 0
     invited_ns: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -455,7 +457,9 @@ def propose_set(part: Participation, config: GroupConfig, members: frozenset[str
     """Tells the voters a newer set."""
     if part.held is None:
         return part, ()
-    return _tell_set(replace(part, held=part.held.propose(members)), config, now_ns)
+    since_ns = now_ns if part.held.proposed is None else part.set_told_since_ns
+    part = replace(part, held=part.held.propose(members), set_told_since_ns=since_ns)
+    return _tell_set(part, config, now_ns)
 
 
 def set_answered(part: Participation, config: GroupConfig, voter: str, answer: SetAnswer) -> Step:

@@ -181,6 +181,7 @@ class SiteView:
         given_to, given_at_ns: The successor that this process released its last epoch to, empty for none, and when it
             did or gave it up; 0 when it did not.
         tries: Epochs that this process won in vain.
+        set_told_since_ns: Since when a synchronous set has been told to the voters that no majority has stored yet.
     """
 
     config: GroupConfig
@@ -212,6 +213,7 @@ class SiteView:
     given_to: str = ""
     given_at_ns: int = 0
     tries: Tries = Tries()
+    set_told_since_ns: int = 0
 
     @property
     def site(self) -> str:

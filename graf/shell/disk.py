@@ -13,7 +13,8 @@ def write_durably(path: Path, content: bytes) -> None:
     """Replaces a file atomically and waits for the disk: file first, then its directory.
 
     Raises:
-        OSError: nothing was replaced.
+        OSError: it is not sure to be on the disk. The file is the old one, or, where only its name could not be made
+            durable, the new one; never a part of it.
     """
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -45,7 +45,10 @@ OTHER = (
 )  # fmt: skip
 
 # What only a campaign of groups whose data is copied comes to, and what only the other one does.
-OF_COPIES = ("rule keep-current-copies", "reason CopyWithinRpo", "reason CopyBeyondRpo", "loss within the RPO")
+OF_COPIES = (
+    "rule keep-current-copies", "rule stop-without-a-stored-set", "reason CopyWithinRpo", "reason CopyBeyondRpo",
+    "loss within the RPO",
+)  # fmt: skip
 OF_A_SET = (
     "rule shrink-lost-member", "rule grow-with-caught-up-member", "reason JoinFailed", "reason MemberCaughtUp",
     "reason MemberJoining", "reason MemberLost", "reason MemberReturns", "reason MemberSuspected", "action Join",

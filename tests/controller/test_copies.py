@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from graf.api.values import Stage
 from graf.core.handover_rules import Order
 from graf.core.retry import FIRST_REST_TTLS
 from graf.core.view import ComponentConfig
+from graf.shell.promises import PromiseStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -106,6 +108,26 @@ async def test_a_copy_that_is_too_old_leaves_the_set_and_does_not_take_over(copi
     west.db.lag_s = 0.0
     west.db.notify()
     await until_redundant(copied, "east", "west")
+
+
+async def test_an_active_site_stops_while_no_voter_can_store_that_a_copy_is_too_old(
+    copied: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await until_redundant(copied, "east", "west")
+    east, west = copied.sites["east"], copied.sites["west"]
+
+    def full(_store: PromiseStore, _promise: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disks:
+        disks.setattr(PromiseStore, "save", full)
+        west.db.lag_s = RPO_S - 0.1
+        west.db.notify()
+        await until("nobody serves", lambda: copied.served_by() == [])
+        assert east.keeper is not None
+        assert any("SetNotStored" in reason for r in east.keeper.records.pending for reason in r.reasons)
+    await until("east serves again", lambda: copied.served_by() == ["east"])
+    await until("the set is east alone", lambda: members(copied, "east") == {"east"})
 
 
 async def test_a_copy_that_its_driver_refuses_to_open_keeps_nobody_else_from_serving(copied: World) -> None:

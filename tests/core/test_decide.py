@@ -187,7 +187,8 @@ def copied(**changed: Any) -> SiteView:
 
 
 def copied_alone(**changed: Any) -> SiteView:
-    return replace(copied(), holder_set=HolderSet(3, VOTERS, EAST_SET, counter=3), **changed)
+    changed.setdefault("holder_set", HolderSet(3, VOTERS, EAST_SET, counter=3))
+    return replace(copied(), **changed)
 
 
 def copied_contender(db: ComponentView, **changed: Any) -> SiteView:
@@ -206,6 +207,14 @@ AGED = replace(IDLE_DB, promotable=False, promotable_at_ns=NOW - 9 * TTL)
 IN_VAIN = Tries(5, 9, told_of([AGED]), frozenset({told_of([AGED]), "db: no"}), "db: no")
 
 REFUSED = replace(AGED, role=None, promotable=True, refusal="not whole")
+
+# West's copy is about to be too old, and the set without it is on no majority's disks.
+MARGIN = TIMING.fence_margin_ns + 2 * HEARTBEAT
+UNSTORED = copied(
+    holder_set=HolderSet(3, VOTERS, SET, counter=2).propose(EAST),
+    set_told_since_ns=NOW - TTL + MARGIN,
+    peers=peers(replace(WEST, copy_spare_ns=MARGIN)),
+)
 
 JOINING = HolderSet(3, VOTERS, EAST_SET, joining="west", counter=3)
 BEHIND = components(replace(DB, settled=False))
@@ -327,6 +336,23 @@ SPEAKS: list[tuple[str, SiteView, str, tuple[Any, ...]]] = [
         copied(components=troubled(Health.DEAD, NOW - SUSPECT)),
         "DataComponentLost",
         (HandOver("west"),),
+    ),
+    ("stop-without-a-stored-set", UNSTORED, "SetNotStored", (Fence(),)),
+    ("stop-without-a-stored-set", replace(UNSTORED, peers=peers(GONE)), "SetNotStored", (Fence(),)),
+    (
+        "stop-without-a-stored-set",  # it is not in the newest set, and in one that some voters may have
+        replace(UNSTORED, holder_set=HolderSet(3, VOTERS, EAST_SET, counter=3).propose(BOTH).propose(EAST)),
+        "SetNotStored",
+        (Fence(),),
+    ),
+    (
+        "keep-current-copies",  # it grows too old while it is being let in
+        copied_alone(
+            holder_set=HolderSet(3, VOTERS, EAST_SET, counter=3).propose(BOTH),
+            peers=peers(replace(WEST, copy_spare_ns=TTL)),
+        ),
+        "CopyBeyondRpo",
+        (ProposeSet(EAST),),
     ),
     ("data-is-promotable", copied_contender(replace(AGED, promotable_at_ns=None)), "DataNotPromotable", ()),
     (
@@ -659,6 +685,17 @@ SILENT: list[tuple[str, SiteView]] = [
     ("keep-current-copies", copied_alone(peers=peers(replace(WEST, copy_refusal="files: copying")))),
     ("keep-current-copies", copied_alone(peers=peers(replace(WEST, role=Role.INVALIDATED)))),
     ("keep-current-copies", copied_alone(peers=peers(replace(WEST, epoch=2)))),
+    ("stop-without-a-stored-set", copied()),
+    ("stop-without-a-stored-set", replace(UNSTORED, set_told_since_ns=NOW - TTL + MARGIN + 1)),
+    ("stop-without-a-stored-set", replace(UNSTORED, peers=peers(replace(WEST, copy_spare_ns=MARGIN + 1)))),
+    ("stop-without-a-stored-set", without_limit(UNSTORED)),
+    ("stop-without-a-stored-set", replace(UNSTORED, served=False)),
+    ("stop-without-a-stored-set", replace(UNSTORED, config=CONFIG)),
+    ("stop-without-a-stored-set", replace(UNSTORED, config=replace(COPIED, lossless=False))),
+    (
+        "stop-without-a-stored-set",  # it is a wider one that is on its way
+        replace(UNSTORED, holder_set=HolderSet(3, VOTERS, EAST_SET, counter=3).propose(BOTH)),
+    ),
     ("shrink-lost-member", copied(lost_since_ns=LOST_LONG_AGO)),
     ("grow-with-caught-up-member", copied_alone()),
     # What is here only is not given up for what may pass, nor before it was started again.

@@ -483,6 +483,19 @@ def test_a_voter_that_grants_anew_has_lost_the_set_that_it_stored() -> None:
     assert part.held.current.members == BOTH
 
 
+def test_since_when_a_set_is_not_stored_is_known_from_the_first_one_on() -> None:
+    part, _ = participant.propose_set(holder(), CONFIG, EAST, T0)
+    part, _ = participant.propose_set(part, CONFIG, BOTH, T0 + 5)
+    assert part.set_told_since_ns == T0
+    assert part.held is not None
+    assert part.held.proposed is not None
+    stored = SetAnswer(G, 3, part.held.proposed, stored=True)
+    for voter in ("east", "west"):
+        part, _ = participant.set_answered(part, CONFIG, voter, stored)
+    part, _ = participant.propose_set(part, CONFIG, EAST, T0 + 9)
+    assert part.set_told_since_ns == T0 + 9
+
+
 def test_the_newest_set_that_a_peer_told_is_remembered_when_the_peer_forgets_it() -> None:
     newer, older = SyncSet(SetVersion(4, 2), BOTH), SyncSet(SetVersion(3, 1), EAST)
     part = participant.heard_set(participant.heard_set(Participation(), newer), older)

@@ -112,12 +112,18 @@ SCRIPTS: dict[str, tuple[Planned, ...]] = {
     "voter:no-record-no-vote": (
         Planned(2, "cut-pair", 0.0001, 60),
         *(Planned(at, "lose-disk", 0.7, 1.5) for at in (10, 22, 34, 46, 58)),
-    )
+    ),
+    # No disk of a voter takes anything more while west's copy grows old; then east is gone, and the disks are mended.
+    "holder:stop-without-a-stored-set": (
+        Planned(2, "hold-replication", 0.0, 90),
+        *(Planned(3, "disk-full", draw, 62) for draw in (0.1, 0.3, 0.5)),
+        Planned(60, "crash-site", 0.1, 35),
+    ),
 }
 # The set keeps contenders away that these rules are there for; so they are played without one.
 LOSSY = frozenset({"voter:no-record-no-vote", "voter:epoch-rises", "voter:holder-may-live", "holder:regain-voters"})
 # The set of a group whose data is only copied is theirs.
-COPIED = frozenset({"holder:keep-current-copies"})
+COPIED = frozenset({"holder:keep-current-copies", "holder:stop-without-a-stored-set"})
 ALL = ("I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11")
 
 

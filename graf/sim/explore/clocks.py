@@ -114,6 +114,7 @@ class Clocks:
             contend_not_before_ns=0,
             told_ns=LONG_AGO,
             join_since_ns=0,
+            set_told_since_ns=0,
             join_not_before_ns=0,
             invited_ns=nothing,
             lost_since_ns=nothing,
