@@ -7,6 +7,8 @@ from dataclasses import dataclass
 MILLISECOND_NS = 1_000_000
 SECOND_NS = 1_000_000_000
 PPM = 1_000_000
+# How long a planned move waits for a component to come to rest, and for its proof, where `quiesceSeconds` says nothing.
+REST_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)

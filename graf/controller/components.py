@@ -13,7 +13,7 @@ from google.protobuf import struct_pb2
 from graf_driver_sdk.v1 import driver_pb2 as pb
 from graf_driver_sdk.v1 import driver_pb2_grpc
 
-from graf.api.timing import MILLISECOND_NS
+from graf.api.timing import MILLISECOND_NS, REST_S
 from graf.api.values import Role, Verdict
 from graf.controller.calls import CallFailedError, answer_of, nonsense
 from graf.controller.watching import StatusWatch
@@ -60,8 +60,7 @@ STATUS_FRESH_NS = 5_000 * MILLISECOND_NS
 # What a driver may ask for at most between two calls.
 RETRY_LAST_S = 5.0
 LONGEST_RPO_S = 1e9
-# How long a planned move waits for a component to come to rest, and for its successor's proof.
-REST_S, LONGEST_REST_S = 2.0, 60.0
+LONGEST_REST_S = 60.0
 
 
 def limit_s(parameters: Mapping[str, Any]) -> float | None:
@@ -497,6 +496,9 @@ class Component:
             if error.code is grpc.StatusCode.FAILED_PRECONDITION:
                 self.needs_resync = True
                 if self._refusal:
+                    # Under a set it is the evidence (`has_data`), which this refutes. Beside one it costs nothing: what
+                    # was seen before this epoch was won is older than the end of any later holder's lease, before which
+                    # nothing counts (`copies_are_within_rpo`), and of an epoch of its own a site is not asked.
                     self._promotable_at_ns = None
                 self._on_change()
             self._complain(error)

@@ -12,9 +12,10 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from graf.api.timing import REST_S
 from graf.api.values import Reason, Role, Stage
 from graf.controller.calls import CallFailedError
-from graf.controller.components import REST_S, Wanted
+from graf.controller.components import Wanted
 from graf.core import handover
 from graf.core import handover_effects as effects
 from graf.core.handover_rules import Handover, Phase

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graf.api.recorded import role_of
 from graf.crd.assignment import (
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from graf.crd.group import GroupComponent, RedundancyGroup
     from graf.crd.policy import RedundancyPolicy
     from graf.crd.site import Site
-
-
-def site_parameters(component: GroupComponent, site: str) -> dict[str, Any]:
-    """Parameters of a component at a site: the common ones, overlaid field by field with the site's own."""
-    return {**component.parameters, **component.site_parameters.get(site, {})}
 
 
 def assignment_spec(
@@ -62,9 +57,9 @@ def assignment_spec(
                 driver_class=_class_name(component.driver_class, driver_classes, sites.get(site)),
                 stage=component.stage,
                 depends_on=list(component.depends_on),
-                parameters=site_parameters(component, site),
+                parameters=component.at(site),
                 peers=[
-                    ComponentPeer(site=other, parameters=site_parameters(component, other))
+                    ComponentPeer(site=other, parameters=component.at(other))
                     for other in spec.site_names
                     if other != site
                 ],
@@ -178,7 +173,7 @@ def _component_problems(
             )
         problems += parameter_problems(
             (here or driver_class).spec.parameters_schema,
-            site_parameters(component, name),
+            component.at(name),
             f"{field_path}.siteParameters.{name}",
         )
     return problems

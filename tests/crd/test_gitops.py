@@ -305,6 +305,15 @@ EDITS = [
         "east, west",
     ),
     Bad(
+        "time to rest that differs",
+        GROUP,
+        "serverId: 20",
+        "serverId: 20\n          quiesceSeconds: 20",
+        "spec.components[0].siteParameters",
+        "quiesceSeconds differs: 20 at east, 2 at west",
+        "in components[0].parameters",
+    ),
+    Bad(
         "parameter missing",
         GROUP,
         "        serviceAddress: 198.19.255.1/32\n",
