@@ -147,7 +147,9 @@ class Search:
                 # What is told again about an operation that ended before is not another end.
                 found.append(replace(after, ends=w.ends) if step[0] == w.state else after)
         if w.loud < 1 and w.lease:
-            found.append(self.do(replace(w, loud=w.loud + 1), machine.data_lost(w.state, "west", LOST, w.lease, NOW)))
+            for successor in ("west", ""):
+                step = machine.data_lost(w.state, successor, LOST, w.lease, NOW)
+                found.append(self.do(replace(w, loud=w.loud + 1), step))
         for effect in w.pending:
             told = replace(w, pending=w.pending - {effect})
             found += self.outcomes(told, effect)
@@ -246,6 +248,10 @@ class Search:
                 if w.lease != epoch or epoch in w.releases:
                     raise ViolationError(f"goes on in epoch {epoch} with the lease of {w.lease}")
                 return replace(w, pending=w.pending | {effect}) if isinstance(effect, fx.RollBack) else w
+            case fx.CannotServe():
+                if not w.lease:
+                    raise ViolationError("what cannot be served is noted when it is not held any more")
+                return w
             case fx.StandDown():
                 return replace(w, lease=0)
             case fx.FenceSelf():
