@@ -18,7 +18,7 @@ from typing import Any, Final
 import yaml
 from google.protobuf import struct_pb2
 from graf_driver_sdk.listen import MAX_PATH_BYTES
-from graf_driver_sdk.redact import secrets_of
+from graf_driver_sdk.redact import SECRET_NAME, secrets_of
 from graf_driver_sdk.tls import TlsFiles, TlsFilesError
 
 from graf_driver_sanity.launch import Launcher
@@ -29,6 +29,11 @@ Hook = Callable[[str, str], Awaitable[str | None] | str | None] | tuple[str, ...
 HOOKS: Final = ("write", "read", "wipe", "break", "archived")
 # A shorter text is found by accident.
 _RECOGNISABLE: Final = 8
+# A name that says where a secret is (a file, a Secret of Kubernetes): its value is none, and an error may well tell it.
+_NAMES_ONE: Final = re.compile(
+    r"(password|secret|token|key)s?[-_]?(file|path|directory|dir|name|ref)$|(password|token|key)s?[-_]?secret$",
+    re.IGNORECASE,
+)
 _LONGEST_LEASE_S: Final = 55.0
 _TOP: Final = ("name", "group", "component", "site", "peer", "peers", "invalid", "secrets", "hooks", "budget", "skip",
                "unreachable_peer")  # fmt: skip
@@ -134,8 +139,20 @@ class Config:
     def all_secrets(self) -> tuple[str, ...]:
         """Those that are configured, and those that the contract calls secret by the parameter's name."""
         sides = (self.site, self.peer) if self.peer is not None else (self.site,)
-        named = {text for side in sides for text in secrets_of(side.parameters) if len(text) >= _RECOGNISABLE}
+        held = [_without_names_of_secrets(side.parameters) for side in sides]
+        named = {text for parameters in held for text in secrets_of(parameters) if len(text) >= _RECOGNISABLE}
         return tuple(dict.fromkeys((*self.secrets, *sorted(named))))
+
+
+def _without_names_of_secrets(value: Any) -> Any:
+    """Parameters without those that only say where a secret is; what is below a secret stays as it is."""
+    if isinstance(value, Mapping):
+        return {
+            name: below if SECRET_NAME.search(str(name)) else _without_names_of_secrets(below)
+            for name, below in value.items()
+            if not _NAMES_ONE.search(str(name))
+        }
+    return [_without_names_of_secrets(below) for below in value] if isinstance(value, list | tuple) else value
 
 
 def load(path: Path, endpoint: str = "", tls: Tls | None = None) -> Config:

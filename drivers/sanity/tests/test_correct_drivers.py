@@ -1,0 +1,76 @@
+"""What keeps the contract in an unusual way is not told as broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graf_driver_fake.driver import FakeDriver
+from graf_driver_sanity import Config, run
+from graf_driver_sanity.config import Side
+from graf_driver_sdk.types import EnsureRole, Progress, Role, Spec, Status
+
+sys.path.insert(0, str(Path(__file__).parent))
+from broken import Variant
+from test_broken_variants import configuration
+
+
+class SlowFence(FakeDriver):
+    """FENCED takes two calls, and what had been opened before is open until the second one."""
+
+    async def ensure_role(self, request: EnsureRole) -> Progress:
+        component = self.component(request.spec)
+        if request.role is not Role.FENCED or component.quiesced:
+            return await super().ensure_role(request)
+        if component.memory != [str(request.epoch)]:
+            component.memory = [str(request.epoch)]  # the writes are on the disk
+            component.role, component.lease_deadline_ns = Role.ACTIVE, None
+            return Progress.pending("the server is being stopped", 20)
+        return await super().ensure_role(request)
+
+
+async def test_a_fence_that_is_admitted_and_not_completed_may_still_be_open(tmp_path: Path) -> None:
+    check = "call-falling-epochs-at-once"
+    report = await run(configuration(tmp_path, Variant("slow fence", check, SlowFence)), only={check})
+    assert (report.failures, report.passed) == ([], [check])
+
+
+class SeldomLook(FakeDriver):
+    """Looks at its lag each second and a half, and tells what it saw last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked = (0.0, -1.0)
+
+    async def status(self, spec: Spec) -> Status:
+        seen = await super().status(spec)
+        now = time.monotonic()
+        if seen.lag_seconds == 0 or now - self._looked[0] > 1.5:
+            self._looked = (now, seen.lag_seconds)
+        known = self._looked[1]
+        return dataclasses.replace(seen, lag_seconds=known, lag_transactions=int(known))
+
+
+async def test_a_lag_that_is_looked_at_each_few_seconds_is_told_at_the_next_look(tmp_path: Path) -> None:
+    check = "resync-behind-is-no-lag-of-0"
+    report = await run(configuration(tmp_path, Variant("seldom look", check, SeldomLook)), only={check})
+    assert (report.failures, report.passed) == ([], [check])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "secrets"),
+    [
+        ({"passwordFile": "/run/secrets/application"}, ()),
+        ({"tls": {"keyFile": "/etc/graf/tls.key", "SECRET_FILE": "/etc/graf/secret"}}, ()),
+        ({"mover": {"keySecret": "files-mover-key", "secretName": "files-mover", "tokenRef": {"key": "the-name"}}}, ()),
+        ({"password": "correct-horse", "peers": [{"clientSecret": "battery-staple"}]},
+         ("battery-staple", "correct-horse")),
+        ({"secret": {"keyFile": "below-a-secret"}}, ("below-a-secret",)),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_names_a_secret_is_none(parameters: dict[str, Any], secrets: tuple[str, ...]) -> None:
+    assert Config(Side("east", parameters=parameters)).all_secrets == secrets
