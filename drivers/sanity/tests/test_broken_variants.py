@@ -19,6 +19,7 @@ from graf_driver_sanity.requirements import REQUIREMENTS
 from graf_driver_sanity.runner import in_words
 
 sys.path.insert(0, str(Path(__file__).parent))
+import broken_found  # noqa: F401 - it adds to VARIANTS
 from broken import LIMITS, VARIANTS, Variant
 from broken_process import PROCESSES
 
@@ -30,7 +31,7 @@ QUICK = Budget(transition_s=1.0, call_s=2.0, status_s=1.0, short_lease_s=0.3)
 def configuration(folder: Path, variant: Variant | None = None, budget: Budget = QUICK) -> Config:
     """The fake in this process, at two sites."""
     variant = variant or Variant("untouched", "")
-    for name in ("east", "west"):
+    for name in ("east", "west", "second"):
         (folder / name).mkdir()
     launchers = {
         "east": InProcess(variant.driver, variant.guard, variant.limits, variant.tweak),
@@ -59,6 +60,7 @@ def configuration(folder: Path, variant: Variant | None = None, budget: Budget =
         site=Side("east", parameters=parameters, launcher=launchers["east"]),
         peer=Side("west", parameters={"dataDir": str(folder / "west")}, launcher=launchers["west"]),
         unreachable_peer={"dataDir": str(folder / "nowhere")},
+        second={"dataDir": str(folder / "second")},
         invalid=(
             Invalid("dataDir", {"dataDir": "not/absolute"}),
             Invalid("promoteMs", {"promoteMs": "soon"}),

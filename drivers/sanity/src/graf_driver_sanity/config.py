@@ -36,7 +36,7 @@ _NAMES_ONE: Final = re.compile(
 )
 _LONGEST_LEASE_S: Final = 55.0
 _TOP: Final = ("name", "group", "component", "site", "peer", "peers", "invalid", "secrets", "hooks", "budget", "skip",
-               "unreachable_peer")  # fmt: skip
+               "unreachable_peer", "second")  # fmt: skip
 _SIDE: Final = ("name", "endpoint", "tls", "command", "environment", "parameters", "directory")
 _TLS: Final = ("directory", "serverName")
 _INVALID: Final = ("field", "change", "remove")
@@ -134,6 +134,7 @@ class Config:
     budget: Budget = Budget()
     skip: Mapping[str, str] = made_by(default_factory=dict)
     unreachable_peer: Mapping[str, Any] | None = None
+    second: Mapping[str, Any] | None = None  # parameters of another component at the site, which shares nothing
 
     @property
     def all_secrets(self) -> tuple[str, ...]:
@@ -221,6 +222,7 @@ def parse(raw: Any, where: str, endpoint: str = "", tls: Tls | None = None) -> C
         budget=_budget(_mapping(raw, "budget", where), f"{where}: budget"),
         skip=_skip(_mapping(raw, "skip", where), f"{where}: skip"),
         unreachable_peer=_mapping(raw, "unreachable_peer", where) if "unreachable_peer" in raw else None,
+        second=_mapping(raw, "second", where) if "second" in raw else None,
     )
 
 

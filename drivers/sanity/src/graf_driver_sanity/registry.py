@@ -31,7 +31,7 @@ class Check:
         requirements: ids of what it proves; at least one.
         sentence: the behaviour, for people.
         capabilities: the driver must declare them, else the check is skipped.
-        needs: what the configuration must have: "process", "peer", "hook:NAME", "invalid", "secrets".
+        needs: what the configuration must have: "process", "peer", "hook:NAME", "invalid", "secrets", "second".
         guards: with one of these capabilities a run without this check leaves a guarantee unproved.
         unproved: what a driver could do then, and pass.
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import re
 import time
 from typing import Any, Final
 
@@ -12,10 +14,16 @@ from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
 from graf_driver_sanity.checks.common import CALLS, FORBIDDEN, INVALID, MUTATING, ended, facts, request_of, slug
-from graf_driver_sanity.harness import ROLES, Harness, Refused, role_name
-from graf_driver_sanity.registry import Violation, check, expect
+from graf_driver_sanity.harness import ROLES, Harness, Refused, role_name, struct
+from graf_driver_sanity.registry import CannotCheck, Violation, check, expect
 
 LARGEST_ANSWER: Final = 256 * 1024
+
+
+# Where a program was: of Python, Go, Java and Rust.
+STACK: Final = re.compile(
+    r"Traceback \(most recent|File \"[^\"]+\", line \d+|goroutine \d+ \[|\bat [\w.$]+\(\w+\.java:\d+\)|panicked at"
+)
 
 
 async def outcome(call: Any) -> grpc.StatusCode:
@@ -249,6 +257,8 @@ async def errors_have_words(h: Harness) -> None:
     for name, request in requests:
         refused = await h.refusal(name, request, INVALID, FORBIDDEN)
         expect(len(refused.message) >= 10, f"{name}: the message is {refused.message!r}")
+    said = next((text for text in h.site.said if STACK.search(text)), "")
+    expect(not said, f"an answer of this run has a traceback: {said[:300]!r}")
 
 
 @check("call-answers-are-small", "GD-CALL-008")
@@ -271,12 +281,74 @@ async def many_components(h: Harness) -> None:
     async def other(number: int) -> None:
         request = h.request("FENCED", 1)
         request.spec.component = f"sanity-{number}"
-        with contextlib.suppress(Refused):
+        try:
             await h.site.call("EnsureRole", request)
+        except Refused as refused:
+            busy = refused.code is grpc.StatusCode.ABORTED
+            expect(not busy, f"the only call for sanity-{number}, beside those for others: {refused}")
 
     await asyncio.gather(*(other(number) for number in range(10)))
     after = await h.status()
     expect(facts(before) == facts(after), f"before {facts(before)}, after {facts(after)}")
+
+
+@check("call-components-are-told-apart", "GD-CALL-006", "GD-EPOCH-008")
+async def told_apart(h: Harness) -> None:
+    """Another component, and one of the same name in another group, have a role of their own."""
+    await h.reach("ACTIVE")
+    before = await h.status()
+    for group, component in ((h.config.group, "sanity-other"), ("sanity-other", h.config.component)):
+        request = h.request("FENCED", 1)
+        request.spec.group, request.spec.component = group, component
+        try:
+            await h.site.call("EnsureRole", request)
+        except Refused as refused:
+            raise CannotCheck(f"the driver takes one component only: {refused.message[:120]}") from None
+        told = await h.site.call("GetStatus", pb.GetStatusRequest(spec=request.spec), h.budget.status_s)
+        fenced = told.role == ROLES["FENCED"] and not told.accepting
+        expect(fenced, f"{group}/{component} is FENCED, it says {role_name(told.role)}, accepting {told.accepting}")
+        after = await h.status()
+        expect(facts(before) == facts(after), f"after FENCED of {group}/{component}: {facts(before)}, {facts(after)}")
+
+
+@check(
+    "call-cancelled-unquiesce-opens-nothing-later", "GD-CALL-003", "GD-ROLE-013", capabilities=(Capability.POSITION,)
+)
+async def cancelled_unquiesce(h: Harness) -> None:
+    """An Unquiesce that was cancelled takes no effect after a FENCED that was completed since."""
+    for pause_s in (0.002, 0.03):
+        await h.reach("QUIESCED")
+        handle = await h.site.begun("Unquiesce", request_of(h, "Unquiesce", h.epoch), h.budget.call_s, pause_s)
+        await ended(handle)
+        await h.ensure("FENCED")
+        await stays_shut(h)
+
+
+@check("call-second-component-is-independent", "GD-CALL-006", "GD-EPOCH-008", needs=("second",))
+async def independent(h: Harness) -> None:
+    """Another component that shares nothing with this one becomes ACTIVE and FENCED, and this one stays as it is."""
+    await h.reach("ACTIVE")
+    mine = facts(await h.status())
+    for group, component in ((h.config.group, "sanity-second"), ("sanity-second", h.config.component)):
+        spec = h.spec()
+        spec.group, spec.component = group, component
+        spec.parameters.CopyFrom(struct(h.config.second or {}))
+        status = await h.site.call("GetStatus", pb.GetStatusRequest(spec=spec), h.budget.status_s)
+        for role in ("ACTIVE", "FENCED"):
+            request = h.request(role, status.epoch + 1)
+            request.spec.CopyFrom(spec)
+            await h.finish("EnsureRole", functools.partial(_with_lease, h, request))
+            told = await h.site.call("GetStatus", pb.GetStatusRequest(spec=spec), h.budget.status_s)
+            seen = f"{group}/{component} was given {role}, it says {role_name(told.role)}, accepting {told.accepting}"
+            expect((told.role, told.accepting) == (ROLES[role], role == "ACTIVE"), seen)
+            now = facts(await h.status())
+            expect(now == mine, f"before {role} of {group}/{component} this one was {mine}, after it {now}")
+
+
+def _with_lease(h: Harness, request: pb.EnsureRoleRequest) -> pb.EnsureRoleRequest:
+    if request.lease_deadline_ns:
+        request.lease_deadline_ns = h.deadline()
+    return request
 
 
 @check("call-empty-request", "GD-VALID-005", "GD-CALL-005")

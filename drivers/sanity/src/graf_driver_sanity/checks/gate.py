@@ -105,6 +105,18 @@ async def past_deadline(h: Harness) -> None:
     expect(not (await h.status()).accepting, "the gate is open")
 
 
+@check("gate-unusable-deadline-while-active", "GD-GATE-004", "GD-GATE-005", capabilities=GATE)
+async def unusable_while_active(h: Harness) -> None:
+    """ACTIVE again with a lease that is over, missing or of a day is refused by an active too."""
+    await h.reach("ACTIVE")
+    for deadline_ns, code in (
+        (time.monotonic_ns() - 5_000_000, FORBIDDEN), (0, INVALID), (time.monotonic_ns() + 90_000_000_000, INVALID)
+    ):  # fmt: skip
+        request = h.request("ACTIVE", h.epoch)
+        request.lease_deadline_ns = deadline_ns
+        await h.refusal("EnsureRole", request, code)
+
+
 @check("gate-past-deadline-renew", "GD-GATE-004", capabilities=GATE)
 async def past_renewal(h: Harness) -> None:
     """A renewal whose deadline has passed is refused."""
@@ -189,6 +201,56 @@ async def renew_beside_change(h: Harness) -> None:
         await asyncio.sleep(0.01)
     code: grpc.StatusCode = await change.code()
     expect(code is grpc.StatusCode.OK, f"EnsureRole(ACTIVE) beside renewals ended with {code.name}")
+
+
+@check("gate-renew-beside-fencing", "GD-GATE-008", "GD-GATE-002", capabilities=GATE)
+async def renew_beside_fencing(h: Harness) -> None:
+    """A renewal in flight while FENCED is completed opens nothing afterwards."""
+    for _ in range(3):
+        await h.reach("ACTIVE")
+        request = pb.RenewLeaseRequest(spec=h.spec(), epoch=h.epoch, lease_deadline_ns=h.deadline())
+        renewal = await h.site.begun("RenewLease", request, h.budget.call_s)
+        await h.ensure("FENCED")
+        await renewal.code()
+        status = await h.status()
+        expect(not status.accepting, "FENCED was completed, and a renewal that was in flight has opened the gate")
+
+
+async def until_over(request: pb.EnsureRoleRequest) -> None:
+    """Sleeps until a lease is over for sure."""
+    await asyncio.sleep(max(0.0, (request.lease_deadline_ns - time.monotonic_ns()) / 1e9 + 0.1))
+
+
+async def refused_at_the_gate(h: Harness, when: str) -> None:
+    """A client is refused."""
+    try:
+        await h.hook("write", h.new_value())
+    except Exception:  # whatever a client meets: it was refused
+        return
+    raise Violation(f"{when} a client's write was accepted")
+
+
+@check("gate-refuses-write-after-lease", "GD-GATE-003", "GD-ROLE-012", capabilities=GATE, needs=("hook:write",))
+async def refuses_write(h: Harness) -> None:
+    """A client cannot write after the end of the lease."""
+    await h.reach("FENCED")
+    request = await h.ensure("ACTIVE", lease_s=h.budget.short_lease_s)
+    await until_over(request)
+    await refused_at_the_gate(h, "after the end of the lease")
+
+
+@check("gate-killed-driver-refuses-write", "GD-GATE-009", capabilities=GATE, needs=("hook:write", "process"))
+async def dead_refuses_write(h: Harness) -> None:
+    """A client cannot write after the end of the lease though the driver that would shut the gate is dead."""
+    assert h.site.launcher is not None
+    await h.reach("FENCED")
+    request = await h.ensure("ACTIVE", lease_s=h.budget.short_lease_s)
+    await h.site.launcher.kill()
+    try:
+        await until_over(request)
+        await refused_at_the_gate(h, "with the driver dead and the lease over")
+    finally:
+        await h.site.open()
 
 
 @check("gate-killed-driver-shuts", "GD-GATE-009", "GD-GATE-003", capabilities=GATE, needs=("process",))

@@ -10,7 +10,7 @@ from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
 from graf_driver_sanity.checks.common import FORBIDDEN, INVALID, ended, facts, request_of, whatever
-from graf_driver_sanity.harness import Harness, Refused
+from graf_driver_sanity.harness import Harness, Refused, role_name
 from graf_driver_sanity.registry import Violation, check, expect
 
 POSITION = (Capability.POSITION,)
@@ -24,6 +24,7 @@ async def quiesce_stops(h: Harness) -> None:
     status = await h.status()
     expect(bool(position), "completed without a position")
     expect(not status.accepting, "quiesced, and it accepts")
+    expect(status.role == pb.ROLE_ACTIVE, f"quiesced, and it is told as {role_name(status.role)}")
 
 
 @check("position-quiesce-ten-times", "GD-POS-002", capabilities=POSITION)
@@ -207,6 +208,27 @@ async def not_yet(h: Harness) -> None:
     took_s = time.monotonic() - began
     expect(not answer.reached, f"{position} was written elsewhere and is told as reached; here is {answer.position}")
     expect(took_s < 0.3 + 1 + h.budget.status_s, f"timeout_ms was 300, the answer came after {took_s:.1f} s")
+
+
+@check("position-not-yet-without-waiting", "GD-POS-006", capabilities=POSITION, needs=("peer", "hook:write"))
+async def without_waiting(h: Harness) -> None:
+    """With a timeout of 0 the answer comes at once."""
+    position = await elsewhere(h)
+    answer = await h.site.call("AwaitPosition", _await(h, position, 0), 1 + h.budget.status_s)
+    expect(not answer.reached, f"{position} was written elsewhere and is told as reached; here is {answer.position}")
+
+
+@check("position-is-reached-after-kill", "GD-POS-005", "GD-POS-002", capabilities=POSITION, needs=("process",))
+async def reached_after_kill(h: Harness) -> None:
+    """The position that Quiesce gave is reached there after kill -9 of the driver, once it is ACTIVE again."""
+    await h.reach("ACTIVE")
+    if "write" in h.config.hooks:
+        await h.write()
+    position = await h.quiesce()
+    await h.restart()
+    await h.ensure("ACTIVE", epoch=h.epoch)
+    answer = await h.site.call("AwaitPosition", _await(h, position, 2000))
+    expect(answer.reached, f"Quiesce gave {position} before kill -9, here is {answer.position!r}: {answer.message}")
 
 
 @check("position-is-waited-for", "GD-POS-011", capabilities=POSITION, needs=("peer", "hook:write"))

@@ -12,7 +12,7 @@ from graf_driver_sdk.v1 import driver_pb2 as pb
 
 from graf_driver_sanity.checks.common import FORBIDDEN, INVALID, active_peer, ended, facts
 from graf_driver_sanity.harness import Harness, HookError, Refused, struct
-from graf_driver_sanity.registry import Violation, check, expect
+from graf_driver_sanity.registry import CannotCheck, Violation, check, expect
 
 RESYNC = (Capability.RESYNC,)
 WRITES = ("peer", "hook:write")
@@ -179,6 +179,18 @@ async def unknown_beside_fencing(h: Harness) -> None:
         await ended(handle)
 
 
+@check("resync-invalidated-follows-nobody", "GD-RESYNC-002", "GD-ROLE-004", capabilities=RESYNC, needs=WRITES)
+async def invalidated_follows_nobody(h: Harness) -> None:
+    """A standby that was made INVALIDATED gets nothing more: it is BEHIND after a write of the active."""
+    assert h.peer is not None
+    await common(h)
+    await h.ensure("INVALIDATED", epoch=h.epoch)
+    await h.ensure("ACTIVE", h.peer, h.epoch)  # with itself alone: it waits for nobody's acknowledgement
+    await h.write(h.peer)
+    await h.status()
+    await expect_verdict(h, pb.VERDICT_BEHIND)
+
+
 @check("resync-behind-is-no-lag-of-0", "GD-STATUS-008", capabilities=RESYNC, needs=WRITES)
 async def behind_is_told(h: Harness) -> None:
     """A site that lacks a write for more than a second comes to tell a lag of as much, or that it does not know."""
@@ -244,6 +256,34 @@ async def catches_up(h: Harness) -> None:
     await h.ensure("STANDBY", epoch=h.epoch, active=h.peer)
 
 
+@check("resync-follow-catches-up", "GD-RESYNC-007", capabilities=RESYNC, needs=WRITES)
+async def follow_catches_up(h: Harness) -> None:
+    """After Resync with FOLLOW of a site that was behind the verdict is CLEAN."""
+    assert h.peer is not None
+    await common(h)
+    await behind(h)
+    try:
+        await h.resync(h.site, h.peer, h.epoch, pb.RESYNC_STRATEGY_FOLLOW)
+    except Refused as refused:
+        expect(refused.code is FORBIDDEN, str(refused))
+        raise CannotCheck(f"what is missing cannot be got by following here: {refused.message[:120]}") from None
+    await expect_verdict(h, pb.VERDICT_CLEAN)
+
+
+@check("resync-rebuild-of-clean", "GD-RESYNC-007", "GD-RESYNC-010", capabilities=RESYNC, needs=(*WRITES, "hook:read"))
+async def rebuild_of_clean(h: Harness) -> None:
+    """REBUILD of a site that lacks nothing completes, twice, and leaves it with all that the active has."""
+    assert h.peer is not None
+    await common(h)
+    value = await h.write(h.peer)
+    await h.ensure("FENCED", epoch=h.epoch)
+    for _ in range(2):
+        await _rebuild(h)
+        await expect_verdict(h, pb.VERDICT_CLEAN)
+    await h.reach("ACTIVE")
+    expect(await h.has(value), f"{value} is missing after two rebuilds")
+
+
 @check("resync-rebuilds", "GD-RESYNC-007", capabilities=RESYNC, needs=WRITES)
 async def rebuilds(h: Harness) -> None:
     """After Resync with REBUILD of a diverged site the verdict is CLEAN, and it can stand by."""
@@ -283,13 +323,89 @@ async def archives(h: Harness) -> None:
 async def archive_holds(h: Harness) -> None:
     """What only this site had can be found in the archive that REBUILD names."""
     only_here = await diverged(h)
+    await _in_archive(h, only_here, await _rebuild(h))
+
+
+@check("resync-archive-stays", "GD-RESYNC-008", capabilities=RESYNC, needs=(*WRITES, "hook:archived"))
+async def archive_stays(h: Harness) -> None:
+    """An archive still holds what diverged after the same REBUILD again, and after that of another divergence."""
+    first = await diverged(h)
     archive = await _rebuild(h)
+    await _rebuild(h)
+    await _in_archive(h, first, archive)
+    second = await diverged(h)
+    await _in_archive(h, second, await _rebuild(h))
+    await _in_archive(h, first, archive)
+
+
+async def _in_archive(h: Harness, value: str, archive: str) -> None:
     expect(bool(archive), "archive is empty")
     try:
         found = (await h.hook("archived", archive)).split()
     except HookError as error:
         raise Violation(f"the archive {archive} cannot be read: {error}") from error
-    expect(only_here in found, f"{only_here} is not in {archive}, where {len(found)} values are")
+    expect(value in found, f"{value} is not in {archive}, where {len(found)} values are")
+
+
+def _cut_short(how: str) -> None:
+    @check(
+        f"resync-{how}-half-way",
+        "GD-RESYNC-007",
+        "GD-RESYNC-008",
+        "GD-CRASH-001" if how == "killed" else "GD-CALL-003",
+        capabilities=RESYNC,
+        needs=(*WRITES, "process") if how == "killed" else WRITES,
+        sentence=f"A REBUILD that was {how} half-way is completed by the same call, and what diverged is archived.",
+    )
+    async def body(h: Harness) -> None:
+        assert h.peer is not None
+        for pause_s in (0.03, 0.3, 1.5):  # the later ones are for components that take their time
+            only_here = await diverged(h)
+            request = pb.ResyncRequest(
+                spec=h.spec(),
+                active=h.peer_message(h.peer, "ACTIVE"),
+                strategy=pb.RESYNC_STRATEGY_REBUILD,
+                epoch=h.epoch,
+            )
+            handle = await h.site.begun("Resync", request, h.budget.transition_s, pause_s)
+            whole = handle.done() and await handle.code() is grpc.StatusCode.OK and (await handle).progress.completed
+            if how == "killed" and not whole:
+                await h.restart()
+            await ended(handle)
+            # What was done to the end while its caller went away was told to nobody: its archive is not known here.
+            before = None if whole else (await h.assess()).verdict
+            archive = str((await handle).archive) if whole else await _rebuild(h)
+            await expect_verdict(h, pb.VERDICT_CLEAN)
+            if "archived" in h.config.hooks and before != pb.VERDICT_CLEAN:
+                await _in_archive(h, only_here, archive)
+            if whole:
+                return
+
+
+_cut_short("cancelled")
+_cut_short("killed")
+
+
+@check("resync-beside-a-promotion", "GD-CALL-001", capabilities=RESYNC, needs=(*WRITES, "hook:read"))
+async def beside_a_promotion(h: Harness) -> None:
+    """ACTIVE beside a Resync in flight: what a client writes to the active is not removed by the Resync's end."""
+    assert h.peer is not None
+    await common(h)
+    await h.ensure("FENCED", h.peer)
+    await h.ensure("FENCED", epoch=h.epoch)
+    request = pb.ResyncRequest(
+        spec=h.spec(), active=h.peer_message(h.peer, "ACTIVE"), strategy=pb.RESYNC_STRATEGY_REBUILD, epoch=h.epoch
+    )
+    handle = await h.site.begun("Resync", request, h.budget.transition_s)
+    try:
+        await h.ensure("ACTIVE")
+        value = await h.write()
+        await handle.code()
+        expect(await h.has(value), f"{value} was acknowledged beside a Resync, and is gone")
+    except Refused as refused:  # after a Resync, without having followed, it may lack the evidence for a promotion
+        expect(refused.code is FORBIDDEN, str(refused))
+    finally:
+        await ended(handle)
 
 
 @check(

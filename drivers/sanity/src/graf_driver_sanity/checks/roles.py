@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
@@ -172,16 +174,62 @@ async def set_not_for_others(h: Harness) -> None:
     expect(not told, f"told is {told}")
 
 
-@check("role-fenced-after-begun-active", "GD-ROLE-013", "GD-ROLE-004")
-async def fenced_after_begun(h: Harness) -> None:
-    """FENCED after an ACTIVE that was begun wins, and nothing opens later."""
-    await h.reach("FENCED")
-    await h.site.call("EnsureRole", h.request("ACTIVE", h.next_epoch()))
-    await h.ensure("FENCED")
-    for _ in range(20):
-        status = await h.status()
-        expect(not status.accepting and status.role == ROLES["FENCED"], f"later it is {role_name(status.role)}")
-        await asyncio.sleep(0.02)
+def _after_begun(role: str) -> None:
+    @check(
+        f"role-{role.lower()}-after-begun-active",
+        "GD-ROLE-013",
+        "GD-ROLE-004",
+        sentence=f"{role} after an ACTIVE that was begun wins, and nothing opens later.",
+    )
+    async def body(h: Harness) -> None:
+        await h.reach("FENCED")
+        await h.site.call("EnsureRole", h.request("ACTIVE", h.next_epoch()))
+        await h.ensure(role)
+        for _ in range(20):
+            status = await h.status()
+            expect(not status.accepting and status.role == ROLES[role], f"later it is {role_name(status.role)}")
+            await asyncio.sleep(0.02)
+
+
+_after_begun("FENCED")
+_after_begun("INVALIDATED")
+
+
+async def _while_changing(h: Harness, change: Coroutine[Any, Any, Any], kept: Callable[[Any], bool], what: str) -> None:
+    """Looks at the status without a pause until a change has ended."""
+    task = asyncio.create_task(change)
+    try:
+        while not task.done():
+            status = await h.status()
+            expect(kept(status), f"{what}: it is {role_name(status.role)}, accepting {status.accepting}")
+    finally:
+        await task
+
+
+@check("role-active-again-stays-open", "GD-ROLE-001")
+async def again_stays_open(h: Harness) -> None:
+    """ACTIVE again in the same epoch never leaves ACTIVE, nor stops accepting."""
+    await h.reach("ACTIVE")
+
+    def kept(status: Any) -> bool:
+        return bool(status.role == ROLES["ACTIVE"] and status.accepting)
+
+    for _ in range(3):
+        await _while_changing(h, h.ensure("ACTIVE", epoch=h.epoch), kept, "while the same ACTIVE came again")
+
+
+@check("role-set-replaced-while-active", "GD-ROLE-010", capabilities=(Capability.SYNCHRONOUS,), needs=("peer",))
+async def set_replaced_while_active(h: Harness) -> None:
+    """The component is ACTIVE all the time while another synchronous set takes the place of the one in force."""
+    assert h.peer is not None
+    await h.lead()
+
+    def kept(status: Any) -> bool:
+        return bool(status.role == ROLES["ACTIVE"])
+
+    for names in ((h.config.site.name,), (h.config.site.name, h.peer.side.name)):
+        change = h.ensure("ACTIVE", epoch=h.epoch, synchronous=names)
+        await _while_changing(h, change, kept, f"while the set became {', '.join(names)}")
 
 
 @check("role-active-accepts-write", "GD-ROLE-005", needs=("hook:write",))
@@ -227,6 +275,16 @@ async def write_survives_fencing(h: Harness) -> None:
     await h.reach("ACTIVE")
     value = await h.write()
     await h.reach("FENCED")
+    await h.reach("ACTIVE")
+    expect(await h.has(value), f"{value} was acknowledged and is gone")
+
+
+@check("role-write-survives-invalidated", "GD-ROLE-011", needs=("hook:write", "hook:read"))
+async def write_survives_invalidated(h: Harness) -> None:
+    """An acknowledged write is still there after INVALIDATED and ACTIVE again."""
+    await h.reach("ACTIVE")
+    value = await h.write()
+    await h.reach("INVALIDATED")
     await h.reach("ACTIVE")
     expect(await h.has(value), f"{value} was acknowledged and is gone")
 

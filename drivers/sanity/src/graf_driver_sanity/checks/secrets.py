@@ -28,7 +28,7 @@ def hidden(h: Harness, texts: list[str], where: str) -> None:
 
 
 def disguises(secret: str) -> Iterator[tuple[str, str]]:
-    """The secret as it is, escaped, in a URL and in base64 at any place of what was encoded."""
+    """The secret as it is, escaped, in a URL, in hex and in base64 at any place of what was encoded."""
     yield "", secret
     for form in {repr(secret)[1:-1], json.dumps(secret)[1:-1]} - {secret}:
         yield ", escaped", form
@@ -37,6 +37,7 @@ def disguises(secret: str) -> Iterator[tuple[str, str]]:
     raw = secret.encode()
     if len(raw) < 8:  # what is left of it in base64 would be found by accident
         return
+    yield ", in hex", raw.hex()
     for before in range(3):
         usable = (before + len(raw)) // 3 * 4
         yield ", in base64", base64.b64encode(bytes(before) + raw).decode()[4 if before else 0 : usable]

@@ -162,7 +162,7 @@ async def healthy_active(h: Harness) -> None:
 @check("status-lag", "GD-STATUS-008")
 async def lag(h: Harness) -> None:
     """Lag is finite, and -1 or more."""
-    for role in ("FENCED", "ACTIVE"):
+    for role in ("FENCED", "ACTIVE", *(("STANDBY",) if h.peer else ())):
         await h.reach(role)
         status = await h.status()
         finite = math.isfinite(status.lag_seconds)
@@ -183,8 +183,8 @@ async def lag_of_follower(h: Harness) -> None:
 
 @check("status-promotable-reason", "GD-STATUS-006", capabilities=(Capability.SYNCHRONOUS,))
 async def promotable_reason(h: Harness) -> None:
-    """A fenced or invalidated component is promotable by its own evidence, or says why it is not."""
-    for role in ("FENCED", "INVALIDATED"):
+    """A component that is not active is promotable by its own evidence, or says why it is not."""
+    for role in ("FENCED", "INVALIDATED", *(("STANDBY",) if h.peer else ())):
         await h.reach(role)
         status = await h.status()
         expect(status.promotable is not bool(status.promotable_reason), f"as {role}: promotable {status.promotable}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
@@ -10,6 +10,10 @@ from graf_driver_sanity.checks.common import CALLS, INVALID, facts, request_of, 
 from graf_driver_sanity.config import Invalid
 from graf_driver_sanity.harness import Harness, Refused, struct
 from graf_driver_sanity.registry import CannotCheck, check, expect
+
+BAD_NAMES: Final = ("", "../etc", "UPPER", "a_b", "a.b", "-a", "a-", "a\n", "\u00e4", "x" * 64)
+# What people and programs write by mistake; each is put in the place of each parameter.
+ODD_VALUES: Final[tuple[Any, ...]] = (None, -1, 1e300, float("inf"), [], {"a": 1}, "x" * 5000, "\x00")
 
 
 def _bad(h: Harness, *samples: Invalid) -> pb.ComponentSpec:
@@ -81,6 +85,47 @@ async def changes_nothing(h: Harness) -> None:
     expect(facts(before) == facts(after), f"before {facts(before)}, after {facts(after)}")
 
 
+@check("validate-odd-values", "GD-VALID-006", "GD-VALID-002")
+async def odd_values(h: Harness) -> None:
+    """A value of another kind or size in the place of any parameter is a problem or none, never an error."""
+    names = {*h.config.site.parameters, *(name for sample in h.config.invalid for name in sample.change)}
+    for name in sorted(names):
+        for value in ODD_VALUES:
+            for problem in await _problems(h, _bad(h, Invalid(name, {name: value}))):
+                whole = bool(problem.field and problem.cause and problem.fix)
+                expect(whole, f"{name} is {str(value)[:20]!r}, and a problem lacks field, cause or fix: {problem}")
+
+
+@check("validate-longest-names", "GD-VALID-005")
+async def longest_names(h: Harness) -> None:
+    """A label of 63 characters that begins with a digit is a name."""
+    spec = h.spec()
+    spec.group, spec.component = "0" + "g" * 62, "0" + "c" * 62
+    for call, request in (("Validate", pb.ValidateRequest(spec=spec)), ("GetStatus", pb.GetStatusRequest(spec=spec))):
+        try:
+            await h.site.call(call, request)
+        except Refused as refused:
+            expect(refused.code is not INVALID, f"{spec.group}/{spec.component}: {refused}")
+
+
+@check("validate-bad-parameters-give-no-role", "GD-VALID-006", "GD-EPOCH-003", needs=("invalid",))
+async def give_no_role(h: Harness) -> None:
+    """FENCED that is refused for its parameters leaves the role."""
+    await h.reach("ACTIVE")
+    for sample in h.config.invalid:
+        before = await h.status()
+        request = h.request("FENCED", h.epoch)
+        request.spec.CopyFrom(_bad(h, sample))
+        try:
+            await h.site.call("EnsureRole", request)
+        except Refused as refused:
+            expect(refused.code is INVALID, f"{sample}: {refused}")
+            after = await h.status()
+            expect(facts(before) == facts(after), f"{sample} was refused: before {facts(before)}, after {facts(after)}")
+            continue
+        await h.reach("ACTIVE")  # it went on with the parameters in force
+
+
 def _name(call: str) -> None:
     @check(
         f"validate-bad-name-{slug(call)}",
@@ -90,7 +135,7 @@ def _name(call: str) -> None:
     )
     async def body(h: Harness) -> None:
         for field in ("group", "component", "site"):
-            for bad in ("", "../etc", "UPPER", "a_b", "x" * 64):
+            for bad in BAD_NAMES:
                 request = request_of(h, call, h.next_epoch())
                 setattr(request.spec, field, bad)
                 await h.refusal(call, request, INVALID)

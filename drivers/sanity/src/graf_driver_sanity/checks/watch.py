@@ -13,7 +13,7 @@ from graf_driver_sdk.v1 import driver_pb2 as pb
 
 from graf_driver_sanity.checks.common import INVALID
 from graf_driver_sanity.harness import ROLES, Harness, Refused, role_name
-from graf_driver_sanity.registry import Violation, check, expect
+from graf_driver_sanity.registry import CannotCheck, Violation, check, expect
 
 
 async def read(stream: Any, what: str, timeout_s: float) -> Any:
@@ -67,7 +67,12 @@ def _change(role: str, start: str) -> None:
         try:
             await read(stream, "the present status", h.budget.status_s)
             await h.reach(role)
-            await until(h, stream, f"the change to {role}", lambda status: bool(status.role == ROLES[role]))
+
+            def told(status: Any) -> bool:
+                said = (status.role, status.accepting, status.epoch)
+                return bool(said == (ROLES[role], role == "ACTIVE", h.epoch))
+
+            await until(h, stream, f"the change to {role} in epoch {h.epoch}, accepting {role == 'ACTIVE'}", told)
         finally:
             stream.cancel()
 
@@ -162,6 +167,60 @@ async def goes_on(h: Harness) -> None:
             role = "FENCED" if number % 2 else "ACTIVE"
             await h.reach(role)
             await until(h, stream, f"change {number + 1}, to {role}", functools.partial(_is, ROLES[role]))
+    finally:
+        stream.cancel()
+
+
+@check("watch-sixteen-at-once", "GD-CALL-006", "GD-WATCH-001")
+async def sixteen(h: Harness) -> None:
+    """Sixteen open watches are all served, and calls beside them."""
+    await h.reach("FENCED")
+    streams: list[Any] = []
+    try:
+        for number in range(16):
+            streams.append(h.site.watch(h.spec()))
+            await read(streams[-1], f"the present status of watch {number + 1}", h.budget.status_s)
+        await h.reach("ACTIVE")
+    finally:
+        for stream in streams:
+            stream.cancel()
+
+
+@check("watch-tells-quiesce", "GD-WATCH-005", "GD-STATUS-001", capabilities=(Capability.POSITION,))
+async def tells_quiesce(h: Harness) -> None:
+    """That it does not accept any more, and the final position, come with the next sign of life after Quiesce."""
+    await h.reach("ACTIVE")
+    stream = h.site.watch(h.spec())
+    try:
+        await read(stream, "the present status", h.budget.status_s)
+        if "write" in h.config.hooks:
+            await h.write()
+        position = await h.quiesce()
+
+        def told(status: Any) -> bool:
+            return bool(not status.accepting and status.position == position)
+
+        await until(h, stream, f"that it is quiesced at {position}", told)
+    finally:
+        stream.cancel()
+
+
+@check("watch-beside-another-component", "GD-CALL-006", "GD-WATCH-004")
+async def beside_another(h: Harness) -> None:
+    """A change of another component is not told on this one's watch."""
+    await h.reach("ACTIVE")
+    stream = h.site.watch(h.spec())
+    try:
+        await read(stream, "the present status", h.budget.status_s)
+        request = h.request("FENCED", 1)
+        request.spec.component = "sanity-other"
+        try:
+            await h.site.call("EnsureRole", request)
+        except Refused as refused:
+            raise CannotCheck(f"the driver takes one component only: {refused.message[:120]}") from None
+        told = await read(stream, "a sign of life, due every 2 s", 2.0 + h.budget.status_s)
+        mine = told.role == ROLES["ACTIVE"] and told.epoch == h.epoch
+        expect(mine, f"this one is ACTIVE in epoch {h.epoch}, its watch says {role_name(told.role)} in {told.epoch}")
     finally:
         stream.cancel()
 
