@@ -764,7 +764,7 @@ async def told_status(self: FakeDriver, spec: Spec) -> Status:
 
 
 async def waiting_role(self: FakeDriver, request: EnsureRole) -> Progress:
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.3)
     return await FakeDriver.ensure_role(self, request)
 
 
@@ -855,7 +855,7 @@ def no_lanes(server: DriverServer) -> None:
 
 async def slow_active(self: FakeDriver, request: EnsureRole) -> Progress:
     if request.role is Role.ACTIVE:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
     return await FakeDriver.ensure_role(self, request)
 
 
@@ -952,7 +952,7 @@ class LateFence(Resuming):
 
     def forget(self, mark: Path) -> None:
         later = asyncio.get_running_loop().call_later
-        self.late = later(0.2, lambda: mark.unlink(missing_ok=True))
+        self.late = later(5.0, lambda: mark.unlink(missing_ok=True))
 
     async def close(self) -> None:
         if self.late is not None:
@@ -991,7 +991,7 @@ class EarlyFence(FakeDriver):
         self.begun = request.role
 
         async def later() -> None:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(2.0)
             if self.begun is not None:
                 await FakeDriver.ensure_role(self, request)
 
@@ -1206,7 +1206,7 @@ def compared_too_early(server: DriverServer) -> None:
     async def early(key: Any, epoch: int) -> None:
         if epoch < guard.highest(key.group, key.component):
             await admit(key, epoch)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
         guard._store(key.group, key.component, epoch)
         guard._highest[key.group, key.component] = epoch
 

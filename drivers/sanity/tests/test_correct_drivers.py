@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 from graf_driver_fake.driver import FakeDriver
 from graf_driver_sanity import Config, run
 from graf_driver_sanity.config import Side
+from graf_driver_sdk.server import ComponentService
 from graf_driver_sdk.types import EnsureRole, Progress, Role, Spec, Status
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -59,6 +61,25 @@ async def test_a_lag_that_is_looked_at_each_few_seconds_is_told_at_the_next_look
     check = "resync-behind-is-no-lag-of-0"
     report = await run(configuration(tmp_path, Variant("seldom look", check, SeldomLook)), only={check})
     assert (report.failures, report.passed) == ([], [check])
+
+
+@pytest.mark.parametrize(
+    ("call", "check"), [("EnsureRole", "gate-shuts-by-itself"), ("RenewLease", "gate-renew-keeps-open")]
+)
+async def test_a_machine_that_stands_still_until_a_short_lease_is_over_is_no_fault_of_the_driver(
+    call: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: Any = getattr(ComponentService, call)
+    stalls = [0.5]
+
+    async def stalled(self: ComponentService, request: Any, context: Any) -> Any:
+        if stalls and request.lease_deadline_ns:
+            await asyncio.sleep(stalls.pop())
+        return await whole(self, request, context)
+
+    monkeypatch.setattr(ComponentService, call, stalled)
+    report = await run(configuration(tmp_path, Variant("stalled", check)), only={check})
+    assert (report.failures, report.passed, stalls) == ([], [check], [])
 
 
 @pytest.mark.parametrize(

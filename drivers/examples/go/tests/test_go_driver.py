@@ -202,6 +202,7 @@ async def test_the_driver_keeps_the_contract(program: Path) -> None:
             site=east,
             peer=west,
             unreachable_peer={"listen": f"127.0.0.1:{free_port()}"},
+            second={"listen": f"127.0.0.1:{free_port()}"},
             invalid=(
                 Invalid("listen", {"listen": "here"}),
                 Invalid("listen", remove=("listen",)),

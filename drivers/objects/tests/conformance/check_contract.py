@@ -96,12 +96,15 @@ async def test_the_driver_keeps_the_contract(
         Invalid("conflicts", change={"conflicts": "ignore"}),
         Invalid("tlsDirectory", change={"tlsDirectory": "relative"}),
     )
+    others = {**pair.parameters["east"]["objects"][0], "labelSelector": "app=other"}
+    second = {**pair.parameters["east"], "objects": [others], "endpoint": f"127.0.0.1:{free_ports(1)[0]}"}
     report = await run(
         Config(
             site=east,
             peer=west,
             name="objects",
             unreachable_peer=unreachable,
+            second=second,
             invalid=invalid,
             secrets=(SECRET, encoded),
             hooks=hooks(sites, pair.namespace),

@@ -156,7 +156,7 @@ def reason_to_skip(one: Check, harness: Harness) -> str:
         "invalid": "no bad parameters are known: configure invalid",
         "secrets": "no secrets are known: configure secrets",
         "unreachable": "no parameters of a peer that is out of reach are known: configure unreachable_peer",
-        "second": "no parameters of another component are known: configure second",
+        "second": "the driver takes one component only, as far as is known: configure second",
     }
     for need in one.needs:
         if need.startswith("hook:") and need.removeprefix("hook:") not in config.hooks:

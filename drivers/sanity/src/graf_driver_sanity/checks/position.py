@@ -218,17 +218,20 @@ async def without_waiting(h: Harness) -> None:
     expect(not answer.reached, f"{position} was written elsewhere and is told as reached; here is {answer.position}")
 
 
-@check("position-is-reached-after-kill", "GD-POS-005", "GD-POS-002", capabilities=POSITION, needs=("process",))
+@check("position-is-reached-after-kill", "GD-POS-006", "GD-POS-008", capabilities=POSITION,
+       needs=("peer", "hook:write", "process"))  # fmt: skip
 async def reached_after_kill(h: Harness) -> None:
-    """The position that Quiesce gave is reached there after kill -9 of the driver, once it is ACTIVE again."""
-    await h.reach("ACTIVE")
-    if "write" in h.config.hooks:
-        await h.write()
-    position = await h.quiesce()
+    """What a standby had got is told as reached after kill -9 of its driver too, once it stands by again."""
+    assert h.peer is not None
+    position = await elsewhere(h)
+    await h.ensure("STANDBY", epoch=h.epoch, active=h.peer)
+    timeout_ms = int(min(h.budget.transition_s, 50.0) * 1000)  # no call of the SDK's server takes more than a minute
+    answer = await h.site.call("AwaitPosition", _await(h, position, timeout_ms), timeout_ms / 1000 + 5)
+    expect(answer.reached, f"{position} was not reached by a standby: {answer.message}")
     await h.restart()
-    await h.ensure("ACTIVE", epoch=h.epoch)
-    answer = await h.site.call("AwaitPosition", _await(h, position, 2000))
-    expect(answer.reached, f"Quiesce gave {position} before kill -9, here is {answer.position!r}: {answer.message}")
+    await h.ensure("STANDBY", epoch=h.epoch, active=h.peer)
+    answer = await h.site.call("AwaitPosition", _await(h, position, timeout_ms), timeout_ms / 1000 + 5)
+    expect(answer.reached, f"{position} was reached before kill -9, here is {answer.position!r}: {answer.message}")
 
 
 @check("position-is-waited-for", "GD-POS-011", capabilities=POSITION, needs=("peer", "hook:write"))
