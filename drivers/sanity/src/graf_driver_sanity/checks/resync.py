@@ -32,11 +32,20 @@ async def common(h: Harness) -> None:
     assert h.peer is not None
     await h.follow()
     value = await h.write(h.peer)
+    answer: Any = None
 
     async def here() -> bool:
-        return bool((await h.assess()).verdict == pb.VERDICT_CLEAN)
+        nonlocal answer
+        answer = await h.assess()
+        return bool(answer.verdict == pb.VERDICT_CLEAN)
 
-    await h.eventually(f"the standby follows up to {value}", here)
+    try:
+        await h.eventually(f"the standby follows up to {value}", here)
+    except Violation as violation:
+        told = (
+            f"{name_of(answer.verdict)}, here {answer.local_position}, there {answer.active_position}: {answer.message}"
+        )
+        raise Violation(f"{violation}; {told}") from None
 
 
 async def diverged(h: Harness) -> str:
@@ -372,7 +381,8 @@ def _cut_short(how: str) -> None:
             if how == "killed" and not whole:
                 await h.restart()
             await ended(handle)
-            # What was done to the end while its caller went away was told to nobody: its archive is not known here.
+            await h.ensure("INVALIDATED", epoch=h.epoch)  # once what could not be stopped has ended
+            # What was done to the end after its caller had gone was told to nobody: its archive is not known here.
             before = None if whole else (await h.assess()).verdict
             archive = str((await handle).archive) if whole else await _rebuild(h)
             await expect_verdict(h, pb.VERDICT_CLEAN)
