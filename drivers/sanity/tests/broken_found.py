@@ -21,7 +21,7 @@ from graf_driver_fake.driver import FakeDriver
 from graf_driver_sdk.epoch import EpochGuard
 from graf_driver_sdk.errors import EpochStateError, PreconditionError, StaleEpochError
 from graf_driver_sdk.lanes import Lane, Lanes
-from graf_driver_sdk.server import ComponentService, DriverServer
+from graf_driver_sdk.server import ComponentService, DriverServer, _check_lease
 from graf_driver_sdk.types import (
     ComponentKey,
     EnsureRole,
@@ -252,6 +252,33 @@ async def role_before_parameters(self: FakeDriver, request: EnsureRole) -> Progr
     return await FakeDriver.ensure_role(self, request)
 
 
+class CarriesOn(FakeDriver):
+    """Carries on after a restart with the promotion that was begun before."""
+
+    def component(self, spec: Spec) -> Component:
+        fresh = spec.key not in self._components
+        component = super().component(spec)
+        mark = self.mark(component)
+        if fresh and mark is not None and mark.exists():
+            component.role, component.lease_deadline_ns = Role.ACTIVE, int(mark.read_text())
+        return component
+
+    async def ensure_role(self, request: EnsureRole) -> Progress:
+        progress = await super().ensure_role(request)
+        mark = self.mark(self.component(request.spec))
+        if mark is not None and not progress.completed:
+            mark.write_text(str(request.lease_deadline_ns))
+        elif mark is not None:
+            mark.unlink(missing_ok=True)
+        return progress
+
+    def mark(self, component: Component) -> Path | None:
+        folder = component.parameters.data_dir
+        return None if folder is None else folder / "promoting"
+
+
+add("a restart carries on with a promotion", "crash-begun-active-stays-shut", driver=CarriesOn,
+    parameters={"promoteMs": 300})  # fmt: skip
 add("INVALIDATED loses a write", "role-write-survives-invalidated", driver=with_methods(ensure_role=losing_invalidated))
 add("ACTIVE again shuts and opens", "role-active-again-stays-open", driver=leaving(lambda component, request: True))
 add(
@@ -267,6 +294,8 @@ add(
 )
 
 # --- gate
+
+CHECK_LEASE = _check_lease
 
 
 def any_lease_while_active(is_wrong: Callable[[int], bool]) -> Mapping[str, Any]:
@@ -319,6 +348,18 @@ add(
     "gate-unusable-deadline-while-active",
     patches=any_lease_while_active(lambda left_ns: left_ns > 60_000_000_000),
 )
+
+
+def none_below_zero(call: str, key: ComponentKey, deadline_ns: int) -> None:
+    if deadline_ns >= 0:
+        CHECK_LEASE(call, key, deadline_ns)
+
+
+add(
+    "a lease below 0 is none",
+    "gate-negative-deadline",
+    patches={"graf_driver_sdk.server._check_lease": none_below_zero},
+)
 add(
     "the gate shuts in the status only",
     "gate-refuses-write-after-lease",
@@ -334,6 +375,11 @@ add(
 
 async def zero_is_for_ever(self: FakeDriver, spec: Spec, position: str, timeout_ms: int) -> PositionReached:
     return await FakeDriver.await_position(self, spec, position, timeout_ms or 60_000)
+
+
+async def exactly(self: FakeDriver, spec: Spec, position: str, timeout_ms: int) -> PositionReached:
+    answer = await FakeDriver.await_position(self, spec, position, timeout_ms)
+    return dataclasses.replace(answer, reached=answer.position == position)
 
 
 class CountsSinceItsStart(FakeDriver):
@@ -352,6 +398,29 @@ class CountsSinceItsStart(FakeDriver):
         answer = await super().await_position(spec, position, timeout_ms)
         got = len(self.component(spec).writes) - self.before[spec.key]
         return dataclasses.replace(answer, reached=answer.reached and got > 0)
+
+
+def one_lock(call: str) -> Callable[[DriverServer], None]:
+    """The status waits for a call that waits."""
+
+    def tweak(server: DriverServer) -> None:
+        driver, lock = server._driver, asyncio.Lock()
+        method, status = getattr(driver, call), driver.status
+
+        async def waiting(spec: Spec, *arguments: Any) -> Any:
+            async with lock:
+                if call == "assess" and peer_writes(arguments[0]) is None:
+                    await asyncio.sleep(20)
+                return await method(spec, *arguments)
+
+        async def locked(spec: Spec) -> Status:
+            async with lock:
+                return await status(spec)
+
+        setattr(driver, call, waiting)
+        driver.status = locked  # type: ignore[method-assign]
+
+    return tweak
 
 
 async def shielded_unquiesce(self: FakeDriver, spec: Spec, epoch: int) -> Progress:
@@ -381,6 +450,9 @@ add(
     "position-not-yet-without-waiting",
     driver=with_methods(await_position=zero_is_for_ever),
 )
+add("the status waits for AwaitPosition", "position-waiting-beside-fencing", tweak=one_lock("await_position"))
+add("the status waits for Assess", "resync-unknown-beside-fencing", tweak=one_lock("assess"))
+add("a position is reached exactly", "position-older-is-reached", driver=with_methods(await_position=exactly))
 add("a restart forgets what had come", "position-is-reached-after-kill", driver=CountsSinceItsStart)
 add(
     "a cancelled Unquiesce goes on",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
@@ -133,6 +134,20 @@ async def quiesced_stays_shut(h: Harness) -> None:
         status = await h.status()
         expect(not status.accepting, f"after the restart it accepts, as {role_name(status.role)}")
         await asyncio.sleep(0.02)
+
+
+@check("crash-begun-active-stays-shut", "GD-CRASH-002", "GD-ROLE-013", needs=PROCESS)
+async def begun_stays_shut(h: Harness) -> None:
+    """A promotion that was begun and not completed is not carried on by a driver that was killed since."""
+    await h.reach("FENCED")
+    answer = await h.site.call("EnsureRole", h.request("ACTIVE", h.next_epoch()))
+    await h.restart()
+    ends = time.monotonic() + 0.4
+    while not answer.progress.completed and time.monotonic() < ends:
+        status = await h.status()
+        expect(not status.accepting, f"after the restart nobody asked, and it accepts, as {role_name(status.role)}")
+        await asyncio.sleep(0.02)
+    await h.ensure("FENCED")
 
 
 @check("crash-active-comes-back", "GD-CRASH-001", "GD-ROLE-005", needs=PROCESS)

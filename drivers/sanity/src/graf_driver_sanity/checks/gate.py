@@ -121,6 +121,19 @@ async def unusable_while_active(h: Harness) -> None:
         await h.refusal("EnsureRole", request, code)
 
 
+@check("gate-negative-deadline", "GD-GATE-004", "GD-GATE-005", capabilities=GATE)
+async def negative(h: Harness) -> None:
+    """A deadline below 0 is refused by EnsureRole and RenewLease, and opens nothing."""
+    await h.reach("FENCED")
+    request = h.request("ACTIVE", h.next_epoch())
+    request.lease_deadline_ns = -1
+    await h.refusal("EnsureRole", request, INVALID, FORBIDDEN)
+    expect(not (await h.status()).accepting, "the gate is open")
+    await h.reach("ACTIVE")
+    renewal = pb.RenewLeaseRequest(spec=h.spec(), epoch=h.epoch, lease_deadline_ns=-1)
+    await h.refusal("RenewLease", renewal, INVALID, FORBIDDEN)
+
+
 @check("gate-past-deadline-renew", "GD-GATE-004", capabilities=GATE)
 async def past_renewal(h: Harness) -> None:
     """A renewal whose deadline has passed is refused."""

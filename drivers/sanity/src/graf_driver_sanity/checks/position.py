@@ -168,6 +168,17 @@ async def own_reached(h: Harness) -> None:
     expect(answer.reached and bool(answer.position), f"reached {answer.reached}, position {answer.position!r}")
 
 
+@check("position-older-is-reached", "GD-POS-005", capabilities=POSITION, needs=("hook:write",))
+async def older_reached(h: Harness) -> None:
+    """A position that later writes have passed is reached too."""
+    await h.reach("ACTIVE")
+    position = await h.quiesce()
+    await h.finish("Unquiesce", lambda: pb.UnquiesceRequest(spec=h.spec(), epoch=h.epoch))
+    await h.write()
+    answer = await h.site.call("AwaitPosition", _await(h, position, 2000))
+    expect(answer.reached, f"{position} was passed, here is {answer.position}, and it is told as not reached")
+
+
 @check("position-await-changes-nothing", "GD-POS-005", "GD-EPOCH-007", capabilities=POSITION)
 async def await_changes_nothing(h: Harness) -> None:
     """AwaitPosition leaves role, epoch and position."""
@@ -256,13 +267,20 @@ async def waited_for(h: Harness) -> None:
     expect(answer.reached, f"{position} came meanwhile and is told as not reached: {answer.message}")
 
 
-@check("position-waiting-beside-fencing", "GD-CALL-007", capabilities=POSITION, needs=("peer", "hook:write"))
+@check(
+    "position-waiting-beside-fencing",
+    "GD-CALL-007",
+    "GD-STATUS-005",
+    capabilities=POSITION,
+    needs=("peer", "hook:write"),
+)
 async def waiting_beside_fencing(h: Harness) -> None:
-    """FENCED is completed while AwaitPosition waits for a position that does not come."""
+    """The status comes and FENCED is completed while AwaitPosition waits for a position that does not come."""
     position = await elsewhere(h)
     timeout_s = h.budget.transition_s * 2 + 5
     handle = await h.site.begun("AwaitPosition", _await(h, position, int(timeout_s * 1000)), timeout_s + 5, 0.1)
     try:
+        await h.status()
         await h.ensure("FENCED")
     finally:
         await ended(handle)

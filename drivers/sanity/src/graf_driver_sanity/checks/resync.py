@@ -175,14 +175,15 @@ async def unknown(h: Harness) -> None:
     expect(bool(answer.message), "UNKNOWN comes without a message")
 
 
-@check("resync-unknown-beside-fencing", "GD-CALL-007", capabilities=RESYNC, needs=("unreachable",))
+@check("resync-unknown-beside-fencing", "GD-CALL-007", "GD-STATUS-005", capabilities=RESYNC, needs=("unreachable",))
 async def unknown_beside_fencing(h: Harness) -> None:
-    """FENCED is completed while Assess waits for an active that cannot be reached."""
+    """The status comes and FENCED is completed while Assess waits for an active that cannot be reached."""
     await h.reach("FENCED")
     peer = pb.Peer(site="elsewhere", role=pb.ROLE_ACTIVE, parameters=struct(h.config.unreachable_peer or {}))
     timeout_s = h.budget.transition_s * 2 + 5
     handle = await h.site.begun("Assess", pb.AssessRequest(spec=h.spec(), active=peer), timeout_s, 0.05)
     try:
+        await h.status()
         await h.ensure("FENCED")
     finally:
         await ended(handle)
