@@ -195,3 +195,19 @@ def test_an_archive_without_its_data_is_not_told(tmp_path: Path) -> None:
     whole = tmp_path / "20260101T000001Z-epoch2"
     (whole / "data").mkdir()
     assert tail.unfinished(tmp_path) == (whole,)
+    assert tail.newest_of(tmp_path, 2) == str(whole)
+
+
+def test_a_driver_that_was_killed_during_a_rebuild_knows_where_it_had_put_what_was_only_here(tmp_path: Path) -> None:
+    """What it puts aside afterwards, of a copy that was not whole, is in an archive too and holds nothing of that."""
+    verdicts = {
+        "0001-epoch2": "DIVERGED",
+        "0002-epoch2-2": "EMPTY",
+        "0003-epoch21": "DIVERGED",
+        "0004-epoch12": "DIVERGED",
+    }
+    for name, verdict in verdicts.items():
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / tail.ASSESSMENT).write_text(f"put aside\nverdict: {verdict}\nactive: 1-1-1\n")
+    assert tail.newest_of(tmp_path, 2) == str(tmp_path / "0001-epoch2")
+    assert tail.newest_of(tmp_path, 1) == ""

@@ -92,6 +92,8 @@ def test_numbers_of_a_protobuf_struct_are_whole_numbers(good: dict[str, Any]) ->
         ({"serverId": 0.0}, "serverId", "out of range"),
         ({"serverId": 1.5}, "serverId", "not a whole number"),
         ({"serverId": True}, "serverId", "not a whole number"),
+        ({"serverId": float("inf")}, "serverId", "not a whole number"),
+        ({"serverId": float("nan")}, "serverId", "not a whole number"),
         ({"gtidDomainId": None}, "gtidDomainId", "missing"),
         ({"port": 70000.0}, "port", "out of range"),
         ({"dataDir": "relative"}, "dataDir", "not an absolute path"),

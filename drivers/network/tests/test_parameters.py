@@ -59,6 +59,7 @@ def test_good_parameters_are_read_with_numbers_as_a_struct_gives_them() -> None:
         ({"neighbours": "198.18.0.40"}, "neighbours", "no list"),
         ({"neighbours": ["198.18.0.40"]}, "neighbours[0]", "lacks address and as"),
         ({"neighbours": [{"address": "198.18.0.40"}]}, "neighbours[0].as", "is missing"),
+        ({"neighbours": [{"address": "198.18.0.40", "as": float("inf")}]}, "neighbours[0].as", "is no whole number"),
         ({"neighbours": [{"address": "198.18.0.40", "as": 65010.0}]}, "neighbours[0].as", "iBGP"),
         ({"neighbours": [{"address": "198.18.0.20", "as": 65000.0}]}, "neighbours[0].address", "localAddress itself"),
         ({"neighbours": GOOD["neighbours"] * 2}, "neighbours[1].address", "named twice"),

@@ -689,6 +689,14 @@ def resyncing_when(on: Verdict, strategy: ResyncStrategy, answer: Resynced | Exc
     return with_methods(resync=resync)
 
 
+async def emptied_first(self: FakeDriver, spec: Spec, active: Peer, strategy: ResyncStrategy, epoch: int) -> Resynced:
+    """What is here is archived and removed before the active was asked; a later call does not know where it went."""
+    component = self.component(spec)
+    if component.role is not Role.ACTIVE and strategy is ResyncStrategy.REBUILD and peer_writes(active) is None:
+        component.rebuild([])
+    return await FakeDriver.resync(self, spec, active, strategy, epoch)
+
+
 class ResyncOutside(Lanes):
     """A Resync excludes nobody."""
 
@@ -729,6 +737,7 @@ async def following_status(self: FakeDriver, spec: Spec) -> Status:
 add("a resync that was cut short is under way for ever", "resync-cancelled-half-way", driver=MarkedResync)
 add("a resync that was killed is under way for ever", "resync-killed-half-way", driver=MarkedResync)
 add("removed before it is archived", "resync-cancelled-half-way", driver=with_methods(resync=removed_first))
+add("emptied before the active was asked", "resync-from-nowhere", driver=with_methods(resync=emptied_first))
 add("an archive that is written over", "resync-archive-stays", driver=with_methods(resync=one_archive))
 add(
     "FOLLOW is only claimed",

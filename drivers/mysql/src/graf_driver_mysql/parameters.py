@@ -138,7 +138,7 @@ class _Reader:
             self.problem(field, "is missing", f"set a whole number from {low} to {high}")
             return low
         # protobuf's Struct knows only doubles: 20.0 is the number 20.
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
             self.problem(field, f"{value!r} is not a whole number", f"set a number from {low} to {high}")
             return low
         if not low <= int(value) <= high:

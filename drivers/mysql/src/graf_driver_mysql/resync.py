@@ -154,7 +154,7 @@ class Resync:
                 await self._rebuild(finding, epoch)
         if (pending := await self._empty(active, epoch)) is not None:
             return Resynced(pending)
-        archive = self._rebuilt.archive if self._rebuilt is not None and self._rebuilt.epoch == epoch else ""
+        archive = await self._archive(epoch)
         await self._begin_telling()
         progress = await self._catch_up(active, epoch)
         if progress.completed and self._telling is not None:
@@ -166,6 +166,11 @@ class Resync:
         if progress.completed and self._told:
             progress = Progress.done(self._told)
         return Resynced(progress, archive)
+
+    async def _archive(self, epoch: int) -> str:
+        """Where what was only here went in this epoch. Who was killed since has put aside more, and none of that."""
+        of_this_run = self._rebuilt.archive if self._rebuilt is not None and self._rebuilt.epoch == epoch else ""
+        return await run_blocking(tail.newest_of, self.component.backend.server.layout.archive, epoch) or of_this_run
 
     async def _left_behind(self, active: Endpoint) -> str:
         """What this site lacks and can get by a copy only; "" where it can follow, or where that is not known."""

@@ -7,6 +7,7 @@ is not in the group's history any more: perhaps acknowledged by a lone site, per
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
@@ -54,13 +55,22 @@ class _Part:
 
 def unfinished(archive: Path) -> tuple[Path, ...]:
     """Archives of divergent data that have no tail yet: the driver was killed between the one and the other."""
-    found = []
-    for assessment in sorted(archive.glob(f"*/{ASSESSMENT}")):
-        told = assessment.parent / FOLDER
-        whole = (assessment.parent / "data").is_dir()  # else the site died while it was put aside, and does it anew
-        if whole and not told.is_dir() and "\nverdict: DIVERGED\n" in assessment.read_text(encoding="utf-8"):
-            found.append(assessment.parent)
-    return tuple(found)
+    return tuple(one for one in _divergent_archives(archive) if not (one / FOLDER).is_dir())
+
+
+def newest_of(archive: Path, epoch: int) -> str:
+    """Where divergent data was put aside in an epoch, also by another run of the driver; "" where none was."""
+    of = re.compile(rf"-epoch{epoch}(-\d+)?$")
+    return max((str(one) for one in _divergent_archives(archive) if of.search(one.name)), default="")
+
+
+def _divergent_archives(archive: Path) -> list[Path]:
+    """Those with all their data: without, the site died while it was put aside, and did it anew."""
+    return [
+        assessment.parent
+        for assessment in sorted(archive.glob(f"*/{ASSESSMENT}"))
+        if (assessment.parent / "data").is_dir() and "\nverdict: DIVERGED\n" in assessment.read_text(encoding="utf-8")
+    ]
 
 
 def active_position(archive: Path) -> str:

@@ -62,7 +62,7 @@ class Reader:
             if default is not None:
                 return default
             self.problem(field, "is missing", fix)
-        elif isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
             self.problem(field, f"{value!r} is no whole number", fix)
         elif not low <= value <= high:
             self.problem(field, f"{int(value)} is outside {low} to {high}", fix)

@@ -64,6 +64,7 @@ VOLSYNC_SKIPS: dict[str, str] = {
     "resync-cancelled-half-way": _NEVER_CLEAN,
     "resync-killed-half-way": _NEVER_CLEAN,
     "resync-beside-a-promotion": _NEVER_CLEAN,
+    "resync-from-nowhere": _NEVER_CLEAN,
     "resync-names-divergent": _NEVER_CLEAN,
     "resync-verdict-empty": _NEVER_CLEAN,
     "resync-wiped-not-promotable": _NEVER_CLEAN,

@@ -266,10 +266,8 @@ def _role_for_good(role: str) -> None:
         sentence=f"An epoch that came with {role} is the highest after kill -9 too.",
     )
     async def body(h: Harness) -> None:
-        await h.reach("FENCED")
-        active = h.peer if role == "STANDBY" else None
-        # Admitted is enough: a STANDBY that finds no active need not complete.
-        await h.site.call("EnsureRole", h.request(role, h.next_epoch(), active=active), h.budget.transition_s)
+        await h.reach("STANDBY" if role == "STANDBY" else "ACTIVE")
+        await h.ensure(role, active=h.peer if role == "STANDBY" else None)
         await h.restart()
         told = (await h.status()).epoch
         expect(told == h.epoch, f"{role} brought epoch {h.epoch}, the status after kill -9 tells {told}")

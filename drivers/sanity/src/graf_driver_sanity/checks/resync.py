@@ -397,6 +397,27 @@ _cut_short("cancelled")
 _cut_short("killed")
 
 
+@check("resync-from-nowhere", "GD-RESYNC-007", "GD-RESYNC-008", capabilities=RESYNC, needs=(*WRITES, "unreachable"))
+async def from_nowhere(h: Harness) -> None:
+    """REBUILD from an active that cannot be read is not completed, and costs nothing of what diverged."""
+    assert h.peer is not None
+    only_here = await diverged(h)
+    nowhere = pb.Peer(site="elsewhere", role=pb.ROLE_ACTIVE, parameters=struct(h.config.unreachable_peer or {}))
+    request = pb.ResyncRequest(
+        spec=h.spec(), active=nowhere, strategy=pb.RESYNC_STRATEGY_REBUILD, epoch=h.epoch
+    )  # fmt: skip
+    try:
+        answer = await h.site.call("Resync", request)
+        expect(not answer.progress.completed, "REBUILD from an active that cannot be read was completed")
+    except Refused as refused:
+        allowed = (FORBIDDEN, INVALID, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+        expect(refused.code in (*allowed, grpc.StatusCode.INTERNAL), str(refused))
+    archive = await _rebuild(h)
+    await expect_verdict(h, pb.VERDICT_CLEAN)
+    if "archived" in h.config.hooks:
+        await _in_archive(h, only_here, archive)
+
+
 @check("resync-beside-a-promotion", "GD-CALL-001", capabilities=RESYNC, needs=(*WRITES, "hook:read"))
 async def beside_a_promotion(h: Harness) -> None:
     """ACTIVE beside a Resync in flight: what a client writes to the active is not removed by the Resync's end."""
