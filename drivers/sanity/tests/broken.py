@@ -233,7 +233,7 @@ async def in_the_background(self: FakeDriver, request: EnsureRole) -> Progress:
         def later() -> None:
             component.role, component.lease_deadline_ns = Role.ACTIVE, request.lease_deadline_ns
 
-        asyncio.get_running_loop().call_later(0.2, later)
+        asyncio.get_running_loop().call_later(0.35, later)
         return Progress.pending("promoting", 50)
     return await FakeDriver.ensure_role(self, request)
 

@@ -238,7 +238,7 @@ class OnlyFencedStops(FakeDriver):
             def later() -> None:
                 component.role, component.lease_deadline_ns = Role.ACTIVE, request.lease_deadline_ns
 
-            self.promotion = asyncio.get_running_loop().call_later(0.1, later)
+            self.promotion = asyncio.get_running_loop().call_later(0.35, later)
             return Progress.pending("promoting", 50)
         if request.role is Role.FENCED and self.promotion is not None:
             self.promotion.cancel()
