@@ -42,9 +42,12 @@ _NO_GATE = "applications use the PVC itself; to stop them is for a component of 
 _NO_DATA = "VolSync tells of copies and not of what is in them: two of the same data are two positions"
 _NEVER_CLEAN = "the check wants a verdict CLEAN, and VolSync does not tell whether the newest copy is all there is"
 _NO_OTHER = "the verdict is by this site's own record: the other site is not asked, and need not be reached"
+_AT_REST = (
+    "a quiesced source copies no more: who begins to follow only then gets nothing, and a successor follows before"
+)
 VOLSYNC_SKIPS: dict[str, str] = {
-    "position-is-waited-for": "a quiesced source copies no more: who begins to follow only then gets nothing, and a "
-    "successor follows before",
+    "position-is-waited-for": _AT_REST,
+    "position-is-reached-after-kill": _AT_REST,
     "role-standby-refuses-write": _NO_GATE,
     "role-fenced-refuses-write": _NO_GATE,
     "role-invalidated-refuses-write": _NO_GATE,
