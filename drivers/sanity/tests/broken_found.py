@@ -253,14 +253,19 @@ async def role_before_parameters(self: FakeDriver, request: EnsureRole) -> Progr
 
 
 class CarriesOn(FakeDriver):
-    """Carries on after a restart with the promotion that was begun before."""
+    """Carries on after a restart with the promotion that was begun before, whatever has happened since."""
 
     def component(self, spec: Spec) -> Component:
         fresh = spec.key not in self._components
         component = super().component(spec)
         mark = self.mark(component)
         if fresh and mark is not None and mark.exists():
-            component.role, component.lease_deadline_ns = Role.ACTIVE, int(mark.read_text())
+            deadline_ns = int(mark.read_text())
+
+            def later() -> None:
+                component.role, component.lease_deadline_ns = Role.ACTIVE, deadline_ns
+
+            asyncio.get_running_loop().call_later(0.35, later)
         return component
 
     async def ensure_role(self, request: EnsureRole) -> Progress:
@@ -268,8 +273,6 @@ class CarriesOn(FakeDriver):
         mark = self.mark(self.component(request.spec))
         if mark is not None and not progress.completed:
             mark.write_text(str(request.lease_deadline_ns))
-        elif mark is not None:
-            mark.unlink(missing_ok=True)
         return progress
 
     def mark(self, component: Component) -> Path | None:
@@ -277,7 +280,7 @@ class CarriesOn(FakeDriver):
         return None if folder is None else folder / "promoting"
 
 
-add("a restart carries on with a promotion", "crash-begun-active-stays-shut", driver=CarriesOn,
+add("a restart carries on with a promotion", "crash-begun-active-loses-to-fenced", driver=CarriesOn,
     parameters={"promoteMs": 300})  # fmt: skip
 add("INVALIDATED loses a write", "role-write-survives-invalidated", driver=with_methods(ensure_role=losing_invalidated))
 add("ACTIVE again shuts and opens", "role-active-again-stays-open", driver=leaving(lambda component, request: True))
