@@ -98,7 +98,6 @@ async def test_the_driver_keeps_the_contract() -> None:
                 site=side("east"),
                 peer=side("west"),
                 unreachable_peer=nowhere,
-                second={**side("east").parameters, "port": free_port(), "dataDir": str(folder / "second")},
                 invalid=(
                     Invalid("address", {"address": "east"}),
                     Invalid("port", {"port": 0}),
