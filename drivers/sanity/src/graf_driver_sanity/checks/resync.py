@@ -256,13 +256,23 @@ async def _rebuild(h: Harness) -> str:
     return str(answer.archive)
 
 
+async def catch_up(h: Harness, strategy: pb.ResyncStrategy.ValueType) -> None:
+    """Resync until the verdict is CLEAN: an active that gives a copy now and then may give the next one meanwhile."""
+
+    async def caught_up() -> bool:
+        assert h.peer is not None
+        await h.resync(h.site, h.peer, h.epoch, strategy)
+        return bool((await h.assess()).verdict == pb.VERDICT_CLEAN)
+
+    await h.eventually("the verdict is CLEAN after a Resync that was completed", caught_up)
+
+
 @check("resync-catches-up", "GD-RESYNC-007", capabilities=RESYNC, needs=WRITES)
 async def catches_up(h: Harness) -> None:
     """After Resync of a site that was behind the verdict is CLEAN, and it can stand by."""
     assert h.peer is not None
     await behind(h)
-    await h.resync(h.site, h.peer, h.epoch)
-    await expect_verdict(h, pb.VERDICT_CLEAN)
+    await catch_up(h, pb.RESYNC_STRATEGY_UNSPECIFIED)
     await h.ensure("STANDBY", epoch=h.epoch, active=h.peer)
 
 
@@ -272,14 +282,8 @@ async def follow_catches_up(h: Harness) -> None:
     assert h.peer is not None
     await common(h)
     await behind(h)
-
-    async def caught_up() -> bool:
-        assert h.peer is not None
-        await h.resync(h.site, h.peer, h.epoch, pb.RESYNC_STRATEGY_FOLLOW)
-        return bool((await h.assess()).verdict == pb.VERDICT_CLEAN)
-
-    try:  # more than once: an active that gives a copy now and then may give the next one meanwhile
-        await h.eventually("the verdict is CLEAN after a Resync with FOLLOW that was completed", caught_up)
+    try:
+        await catch_up(h, pb.RESYNC_STRATEGY_FOLLOW)
     except Refused as refused:
         expect(refused.code is FORBIDDEN, str(refused))
         raise CannotCheck(f"what is missing cannot be got by following here: {refused.message[:120]}") from None
