@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -32,6 +36,8 @@ DRIVERS: Final = "graf.drivers"
 # Distributions of ours that are no drivers, by what follows `graf-driver-`.
 _TAKEN: Final = ("sdk", "sanity")
 _LOCK_S: Final = 300.0
+# Of what another program says: the beginning has the reason, the end has its hint.
+_SAID: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,11 @@ def create(names: Names, parent: Path, *, lock: bool = True) -> Path:
         raise AuthorError(
             f"{target} exists already; nothing in it was touched", "Choose another name, or another folder (--into)."
         )
+    with _ending_cleanly():
+        return _create(names, parent, target, lock=lock)
+
+
+def _create(names: Names, parent: Path, target: Path, *, lock: bool) -> Path:
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{names.name}-", suffix=".new", dir=parent))
     except OSError as error:
@@ -121,6 +132,24 @@ def create(names: Names, parent: Path, *, lock: bool = True) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end this as Ctrl-C does: the half-made folder is removed, `uv` is ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _unwritable(parent: Path, error: OSError) -> AuthorError:
@@ -174,9 +203,14 @@ def _lock(staging: Path) -> None:
         raise AuthorError(f"uv lock did not end within {_LOCK_S:g} s", "Is the package index reachable?") from error
     if done.returncode != 0:
         raise AuthorError(
-            f"the dependencies cannot be locked: {' '.join(done.stderr.split())[-400:]}",
+            f"the dependencies cannot be locked: {_short(done.stderr)}",
             "Make the package index reachable, or add --no-lock: then `make test` locks them.",
         )
+
+
+def _short(said: str) -> str:
+    words = " ".join(said.split())
+    return words if len(words) <= 2 * _SAID else f"{words[:_SAID]} ... {words[-_SAID:]}"
 
 
 def _umask() -> int:

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
+from graf_driver_sanity.config import load
 
 from graf.author import scaffold, vendor
 from graf.author.errors import AuthorError
 from graf.author.scaffold import check_names, create
 from graf.cli.main import run
 from graf.crd.driverclass import DriverClass
+
+
+def until(what: str, true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end, f"waited 30 s for {what}"
+        time.sleep(0.02)
 
 
 def made_in(folder: Path) -> list[str]:
@@ -100,6 +113,83 @@ def test_the_driver_class_is_one_that_grafs_api_accepts(tmp_path: Path) -> None:
     document = yaml.safe_load((made / "driverclass.yaml").read_text())
     assert document["spec"]["driver"] == "my-store.example.org"
     DriverClass.model_validate(document)
+
+
+@pytest.mark.parametrize("name", ["null", "true", "on", "no", "y", "e1"])
+def test_a_name_that_yaml_reads_as_something_else_stays_a_name(name: str, tmp_path: Path) -> None:
+    made = create(check_names(name, "example.org"), tmp_path, lock=False)
+    written = DriverClass.model_validate(yaml.safe_load((made / "driverclass.yaml").read_text()))
+    assert written.metadata.name == name
+    assert load(made / "tests" / "conformance.yaml").name == name
+
+
+@pytest.mark.parametrize("name", ["x", "-".join(["abcd"] * 8) + "e"])
+def test_the_code_of_the_shortest_and_of_the_longest_name_has_the_style_that_its_make_check_asks_for(
+    name: str, tmp_path: Path
+) -> None:
+    made = create(check_names(name, "example.org"), tmp_path, lock=False)
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [shutil.which("ruff", path=str(Path(sys.executable).parent)) or "ruff", *command, "--no-cache", "."],
+            cwd=made,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_without_uv_every_target_says_what_to_install(is_locked: bool, tmp_path: Path) -> None:
+    made = create(check_names("demo", "example.org"), tmp_path, lock=False)
+    if is_locked:
+        (made / "uv.lock").touch()
+    makefile = made / "Makefile"  # without the places where uv may be, whatever machine this is
+    makefile.write_text(re.sub(r"(?m)^export PATH .*$", "export PATH := /nowhere", makefile.read_text()))
+    for target in ("test", "conformance", "check", "image"):
+        done = subprocess.run(["make", target], cwd=made, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2
+        assert "uv is missing; install it: pip install uv" in done.stderr
+        assert "not found" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_while_it_locks_it_leaves_neither_a_folder_nor_a_process(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    programs, folder, told = tmp_path / "bin", tmp_path / "drivers", tmp_path / "pid"
+    programs.mkdir()
+    folder.mkdir()
+    uv = programs / "uv"
+    uv.write_text(f"#!/bin/sh\necho $$ > {told}.new\nmv {told}.new {told}\nexec sleep 300\n")
+    uv.chmod(0o755)
+    command = [sys.executable, "-c", "from graf.cli.main import main; main()", "driver", "new", "demo"]
+    path = os.pathsep.join([str(programs), os.environ["PATH"]])
+    running = subprocess.Popen(
+        [*command, "--into", str(folder)], env={**os.environ, "PATH": path}, start_new_session=True
+    )
+    try:
+        until("uv to be started", told.exists)
+        running.send_signal(number)
+        assert running.wait(timeout=30) == 128 + number
+        assert made_in(folder) == []
+        until("uv to be ended", lambda: not Path("/proc", told.read_text().strip()).exists())
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_of_a_long_complaint_the_reason_is_told_and_the_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uv = tmp_path / "uv"
+    uv.write_text(f"#!/bin/sh\necho 'error: no such package {'x ' * 900} hint: go online' >&2\nexit 2\n")
+    uv.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(AuthorError) as told:
+        create(check_names("demo", "example.org"), tmp_path)
+    assert "cannot be locked: error: no such package" in told.value.what
+    assert told.value.what.endswith("hint: go online")
+    assert len(told.value.what) < 800
 
 
 def test_no_file_names_this_machine_and_nothing_is_left_to_fill_in(tmp_path: Path) -> None:
