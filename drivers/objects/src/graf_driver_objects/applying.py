@@ -17,7 +17,7 @@ from graf_driver_objects import model
 from graf_driver_objects.cluster import Cluster, ClusterError
 from graf_driver_objects.ledger import Ledger, Store
 from graf_driver_objects.model import Generation, Manifest, Ref
-from graf_driver_objects.parameters import Parameters
+from graf_driver_objects.parameters import Parameters, Selection
 from graf_driver_objects.transform import localise
 
 
@@ -89,7 +89,7 @@ class Applier:
             if stop():
                 raise Stopped
             finding = self.examine(ref, wanted.get(ref), ledger)
-            if ref in deleted and finding.live is not None and finding.state is State.BEHIND:
+            if ref in deleted and finding.live is not None and finding.state is State.BEHIND and not finding.why:
                 doomed.append(finding)
                 continue
             self._attempt(work, finding, force)
@@ -122,6 +122,9 @@ class Applier:
         base = ledger.base.get(ref)
         if live is None:
             return Finding(ref, State.SAME if wanted is None else State.MISSING, wanted)
+        if held := model.held_by(live):
+            rest = "deleted at the active, and" if wanted is None else "made anew when it is gone:"
+            return Finding(ref, State.BEHIND, wanted, live, f"{rest} here its deletion waits for {held}")
         if wanted is not None and model.matches(live, wanted):
             return Finding(ref, State.SAME, wanted, live)
         is_shell = wanted is not None and base is None and model.is_hollow(live)
@@ -161,12 +164,17 @@ class Applier:
         try:
             self._settle(work, finding, force)
         except ClusterError as error:
-            if error.unreachable:
+            if error.unreachable and error.status != 500:
                 raise
-            work.waiting[finding.ref] = str(error)
+            # 500 is this object's: it has just been read. Whether it was written after all, the next look tells.
+            hint = " (a webhook that does not answer, or a field of the wrong type: see the parameter transform)"
+            work.waiting[finding.ref] = f"{error}{hint if error.status == 500 else ''}"
 
     def _settle(self, work: Pass, finding: Finding, force: bool) -> None:
         ref, live, wanted = finding.ref, finding.live, finding.wanted
+        if live is not None and model.held_by(live):
+            work.waiting[ref] = finding.why
+            return
         if wanted is None:
             if live is None and not finding.why:
                 work.settled[ref] = None
@@ -181,12 +189,34 @@ class Applier:
         elif finding.state is State.MISSING:
             work.settled[ref] = model.footprint(self.cluster.apply(self._body(wanted, "created")), self._manager)
         elif finding.state is State.BEHIND and live is not None:
-            work.settled[ref] = self._overwrite(wanted, live)
+            self._replace(work, ref, wanted, live)
         elif force and live is not None:
             work.archives.append(self._store.archive([live], "overwritten"))
-            work.settled[ref] = self._overwrite(wanted, live)
+            self._replace(work, ref, wanted, live)
         else:
             work.waiting[ref] = finding.why
+
+    def _replace(self, work: Pass, ref: Ref, wanted: Manifest, live: Manifest) -> None:
+        """Overwrites it; what cannot be changed in place is deleted as it was read, and made anew."""
+        try:
+            work.settled[ref] = self._overwrite(wanted, live)
+            return
+        except ClusterError as error:
+            if error.status != 422 or not model.is_fixed(live, wanted):
+                raise
+        if not self.parameters.deletions:
+            refused = "the parameter deletions is false"
+        else:
+            one = Selection(ref.api_version, ref.kind, ref.namespace, name=ref.name)
+            denied = self.cluster.denied(one, ("delete", "create"), ref.namespace)  # else it would be gone for good
+            refused = f"{' and '.join(denied)} is not allowed" if denied else ""
+        if refused:
+            what = "is immutable here" if live.get("immutable") else "has another type here, which nobody can change"
+            work.waiting[ref] = f"{what}, and {refused}: delete it by hand at this site and make it as at the active"
+            return
+        work.archives.append(self._store.archive([live], "replaced"))
+        self.cluster.delete(live)
+        work.settled[ref] = model.footprint(self.cluster.apply(self._body(wanted, "created")), self._manager)
 
     def _overwrite(self, wanted: Manifest, live: Manifest) -> str:
         origin = (live["metadata"].get("annotations") or {}).get(model.ORIGIN, "adopted")
@@ -223,6 +253,10 @@ class Applier:
         if finding.live is not None:
             work.archives.append(self._store.archive([finding.live], "deleted"))
             self.cluster.delete(finding.live)
+            live = self.cluster.get(finding.ref)
+            if live is not None and (held := model.held_by(live)):
+                work.waiting[finding.ref] = f"deleted at the active, and here its deletion waits for {held}"
+                return
         work.settled[finding.ref] = None
 
     def _body(self, wanted: Manifest, origin: str) -> Manifest:

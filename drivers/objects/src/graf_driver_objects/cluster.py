@@ -316,9 +316,10 @@ def _error(what: str, status: int, body: bytes) -> ClusterError:
         reason = str(answer.get("reason") or "")
         details = answer.get("details") or {}
         causes = details.get("causes") or []
+        absent = str(details.get("name")) if status == 404 and details.get("kind") == "namespaces" else ""
     except (ValueError, AttributeError):
         return ClusterError(what, status, f"HTTP status {status}")
-    fields = []
+    fields = [f"the namespace {absent} is not there; create it"] if absent else []
     for cause in causes:
         field = str(cause.get("field") or "")
         # A conflict's message has the manager's name and no value; any other message may quote values.

@@ -24,10 +24,12 @@ import yaml
 from graf_driver_sdk.epoch import DEFAULT_STATE_DIR, STATE_DIR_VARIABLE
 from graf_driver_sdk.errors import PreconditionError
 
-from graf_driver_objects.model import Generation, GenerationError, Position, Ref
+from graf_driver_objects.model import Generation, GenerationError, Position, Ref, digest
 
 DIRECTORY_VARIABLE: Final = "GRAF_OBJECTS_STATE_DIR"
 MAX_TOMBSTONES: Final = 20_000
+# Of 255 bytes, with room for a digest and for what a name has beside it while it is written.
+_LONGEST_FILE: Final = 200
 
 
 class LedgerError(PreconditionError):
@@ -127,10 +129,8 @@ class Store:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         folder = self.directory / "archive" / f"{stamp}-{time.time_ns() % 1_000_000_000:09d}-{why}"
         for manifest in listed:
-            ref = Ref.of(manifest)
-            name = "_".join(part for part in (ref.namespace, ref.kind, ref.name) if part)
-            group = ref.api_version.replace("/", "-")
-            self._write(folder / f"{name}_{group}.yaml", yaml.safe_dump(dict(manifest), sort_keys=False).encode())
+            content = yaml.safe_dump(dict(manifest), sort_keys=False).encode()
+            self._write(folder / f"{_file_name(Ref.of(manifest))}.yaml", content)
         return str(folder)
 
     def _read(self) -> Ledger:
@@ -167,6 +167,13 @@ class Store:
             raise LedgerError(
                 f"{path} cannot be written: {error.strerror or error}; make room, or make the folder writable"
             ) from error
+
+
+def _file_name(ref: Ref) -> str:
+    """Names the object; with names near their longest it would be longer than a file's name may be."""
+    parts = (ref.namespace, ref.kind, ref.name, ref.api_version.replace("/", "-"))
+    name = "_".join(part for part in parts if part)
+    return name if len(name) <= _LONGEST_FILE else f"{name[:_LONGEST_FILE]}_{digest(ref.text)}"
 
 
 def _encode(ledger: Ledger) -> dict[str, Any]:

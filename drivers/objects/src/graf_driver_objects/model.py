@@ -205,6 +205,18 @@ def is_exact(manifest: Mapping[str, Any]) -> bool:
     return manifest["apiVersion"] == "v1" and manifest["kind"] in _EXACT
 
 
+def held_by(live: Mapping[str, Any]) -> str:
+    """What an object waits for that is being deleted; "" when nobody has deleted it."""
+    if "deletionTimestamp" not in live["metadata"]:
+        return ""
+    return ", ".join(live["metadata"].get("finalizers") or ()) or "its end"
+
+
+def is_fixed(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether the API server lets nobody change the one into the other: it has to be deleted and made anew."""
+    return is_exact(wanted) and (bool(live.get("immutable")) or live.get("type") != wanted.get("type"))
+
+
 def is_hollow(live: Mapping[str, Any]) -> bool:
     """Whether it is an empty shell that waits to be filled: nothing of anybody's is lost when it is."""
     return is_exact(live) and not live.get("data") and not live.get("binaryData") and not live.get("immutable")

@@ -80,7 +80,7 @@ class Source:
         self._silence = ""
         self._made_at = started
         self._encoded: bytes = b""
-        self._gone: set[Ref] = set()  # chosen no more, but still there: no tombstone
+        self._gone: set[Ref] = set()  # chosen no more, and there or not to be told when last asked: no tombstone
         self._stop = threading.Event()
         self._dirty = threading.Event()
         self._changed = threading.Condition()
@@ -131,7 +131,7 @@ class Source:
                         view.problem = str(error)
                         view.broken_since = view.broken_since or time.monotonic()
                         return None
-                if not self._build():
+                if not self._build(anew=True):
                     return None
                 self.frozen = True
             return self.generation.position if self.generation else None
@@ -184,7 +184,7 @@ class Source:
                 if self.frozen or self._stop.is_set():
                     break  # the last generation of this epoch is all there is
                 if all(_versions(self._views[one].objects) == _versions(found) for one, found in listed.items()):
-                    return "" if self._build() else self.trouble or "no generation can be made"
+                    return "" if self._build(anew=True) else self.trouble or "no generation can be made"
             if time.monotonic() >= ends:
                 return self.trouble or "its objects change faster than they are seen"
             self._stop.wait(_FRESH_AGAIN_S)
@@ -281,8 +281,12 @@ class Source:
                 self._stop.wait(_RETRY_S)
                 self._dirty.set()
 
-    def _build(self) -> bool:
-        """Makes a generation when there is something new; false when that cannot be told or made durable."""
+    def _build(self, anew: bool = False) -> bool:
+        """Makes a generation when there is something new; false when that cannot be told or made durable.
+
+        Args:
+            anew: ask also after what is chosen no more: it may have been deleted since, which no watch tells.
+        """
         if any(view.objects is None for view in self._views.values()):
             return False
         found = {ref: item for view in self._views.values() for ref, item in (view.objects or {}).items()}
@@ -290,8 +294,10 @@ class Source:
         before = self.problem
         try:
             ledger = self._store.ledger
-            shared = set(ledger.base) | set(self.generation.objects if self.generation else ())
-            deleted = self._deleted(shared - set(objects) - set(ledger.tombstones) - self._gone)
+            self._gone -= set(objects)  # chosen again: its end counts again
+            shared = set(ledger.base) | set(self.generation.objects if self.generation else ()) | self._gone
+            vanished = shared - set(objects) - set(ledger.tombstones)
+            deleted = self._deleted(vanished if anew else vanished - self._gone)
             if len(deleted) > self.parameters.max_deletions:
                 self.problem = (
                     f"{len(deleted)} objects vanished at once, more than maxDeletions "
@@ -328,6 +334,7 @@ class Source:
                 continue
             if live is None:
                 deleted.append(ref)
+                self._gone.discard(ref)
             else:
                 self._gone.add(ref)
         return deleted

@@ -49,7 +49,19 @@ def apply(manifest: Manifest, transform: Transform) -> Manifest:
     Raises:
         TransformError: a patch or a path does not fit it.
     """
-    result = normalise(manifest)
+    try:
+        return _applied(normalise(manifest), transform)
+    except TransformError:
+        raise
+    except (
+        Exception
+    ) as error:  # of the libraries, or of what a rule has made of it: one object's matter, and no other's
+        raise TransformError(
+            f"a transformation does not fit it ({type(error).__name__}); correct the parameter transform"
+        ) from None
+
+
+def _applied(result: Manifest, transform: Transform) -> Manifest:
     ref = Ref.of(result)
     if ref.namespace in transform.namespaces:
         result["metadata"]["namespace"] = transform.namespaces[ref.namespace]
@@ -60,6 +72,9 @@ def apply(manifest: Manifest, transform: Transform) -> Manifest:
             result = _patched(result, rule) if rule.patch else _substituted(result, rule)
     if Ref.of(result) != local_ref(ref, transform):
         raise TransformError("a transformation changes what the object is; correct the parameter transform")
+    for name in ("labels", "annotations"):
+        if not isinstance(result["metadata"].get(name, {}), dict):
+            raise TransformError(f"a transformation makes its {name} no mapping; correct the parameter transform")
     return result
 
 
