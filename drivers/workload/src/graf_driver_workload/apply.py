@@ -63,7 +63,7 @@ def _body(manifest: Manifest, live: Object | None) -> Object:
     if manifest.replicas is not None:
         # Never left out: a field that its last owner drops goes back to the default, and that is one replica.
         count = 0 if live is None else int(live.get("spec", {}).get("replicas", 0))
-        body["spec"] = {**body.get("spec", {}), "replicas": count}
+        body["spec"] = {**(body.get("spec") or {}), "replicas": count}
     return body
 
 

@@ -19,8 +19,8 @@ from graf_driver_workload import apply as objects_of_ours
 from graf_driver_workload import names, record
 from graf_driver_workload.api import ConflictError, KubeApi, Object
 from graf_driver_workload.evidence import Evidence, is_full
-from graf_driver_workload.judge import count_known, describe, is_down_to, is_up, keeps
-from graf_driver_workload.manifests import Manifests, manifests
+from graf_driver_workload.judge import count_known, describe, is_down_to, is_up, keeps, remaining
+from graf_driver_workload.manifests import Manifests, check_overrides, manifests
 from graf_driver_workload.objects import Objects, Workload
 from graf_driver_workload.parameters import Mode, Parameters, Target
 from graf_driver_workload.record import CONFIG_MAP, Entry, Record
@@ -207,10 +207,7 @@ class Backend:
             late = [workload for workload in workloads if not is_down_to(workload, kept)]
             if not late:
                 return Progress.done(f"{role.name}: no more than {kept} pods are left of each workload")
-            said = "; ".join(
-                f"{one.title}: {one.pods.live} pods are left, {one.pods.terminating} of them terminating"
-                for one in late
-            )
+            said = "; ".join(remaining(one) for one in late)
             return Progress.pending(f"waiting for pods to end: {said}", _LATER_MS)
         if role is not Role.ACTIVE:
             return Progress.done(f"{role.name}: it goes on running")
@@ -266,6 +263,7 @@ class Backend:
         done = replace(begun, digest=wanted.digest)
         if kept == done and self._all_there(done.entries):
             return done
+        check_overrides(self._parameters)
         self._stored(kept, begun)
         for item in wanted.items:
             objects_of_ours.apply(self._api, self._key, self._namespace, item, force=self._parameters.force_conflicts)

@@ -25,7 +25,7 @@ from graf_driver_sdk.types import (
 from graf_driver_workload.api import ApiUnreachableError, ForbiddenError, KubeApi
 from graf_driver_workload.backend import Backend, NotFoundError, Observation
 from graf_driver_workload.judge import Verdict, count_known, describe, judge, objection
-from graf_driver_workload.manifests import ManifestError
+from graf_driver_workload.manifests import ManifestError, check_overrides
 from graf_driver_workload.parameters import Mode, Parameters, parse
 
 _NAMES: Final = {Role.ACTIVE: "runs", Role.STANDBY: "is a standby"}
@@ -114,6 +114,7 @@ def _problems(backend: Backend, parameters: Parameters) -> list[FieldProblem]:
     try:
         if parameters.applies:
             backend.rendered()
+            check_overrides(parameters)
         seen = backend.observe()
     except (ApiUnreachableError, ForbiddenError) as error:
         return [FieldProblem("", str(error), "let the driver reach the API server with its permissions")]

@@ -52,6 +52,8 @@ def is_up(parameters: Parameters, workload: Workload) -> bool:
 
 def objection(parameters: Parameters, workload: Workload) -> str:
     """Why the driver must not take this workload, whatever the role; empty when it may."""
+    if workload.held:
+        return f"{workload.title} is {deleting(workload)}; nobody scales it any more. Make it anew when it is gone"
     if (hpa := workload.autoscaler) is not None:
         if hpa.keda:
             return f"KEDA scales {workload.title} ({hpa.name}) from and to zero by itself; remove the ScaledObject"
@@ -91,7 +93,9 @@ def judge(parameters: Parameters, workloads: Sequence[Workload], recorded: Role 
     live = sum(workload.pods.live for workload in workloads)
     if len(roles) > 1:
         listed = ", ".join(sorted(role.name for role in roles))
-        return Verdict(Role.UNSPECIFIED, Health.INITIALISING, ready > 0, f"changing its role: {listed}")
+        new = [workload.title for workload in workloads if workload.evidence.role is Role.UNSPECIFIED]
+        told = f" ({', '.join(new)} without a role yet: it is given one with the next role)" if new else ""
+        return Verdict(Role.UNSPECIFIED, Health.INITIALISING, ready > 0, f"changing its role: {listed}{told}")
     (role,) = roles
     if role is Role.UNSPECIFIED:
         return _without_role(parameters, live, ready)
@@ -100,7 +104,7 @@ def judge(parameters: Parameters, workloads: Sequence[Workload], recorded: Role 
         return _running(parameters, role, workloads)
     late = [workload for workload in workloads if not is_down_to(workload, allowed)]
     if late:
-        said = "; ".join(f"{one.title} has {one.pods.live} pods, {one.pods.terminating} terminating" for one in late)
+        said = "; ".join(remaining(one) for one in late)
         return Verdict(Role.UNSPECIFIED, Health.INITIALISING, ready > 0, f"{role.name} allows {allowed}: {said}")
     if allowed > 0:
         return _running(parameters, role, workloads)
@@ -127,10 +131,24 @@ def _running(parameters: Parameters, role: Role, workloads: Sequence[Workload]) 
     return Verdict(role, Health.UNHEALTHY if broken else Health.INITIALISING, accepting, said)
 
 
+def remaining(workload: Workload) -> str:
+    """The pods that are left of it, and what keeps them."""
+    pods = workload.pods
+    held = f" (it is {deleting(workload)}: delete its pods by hand)" if workload.held else ""
+    return f"{workload.title}: {pods.live} pods are left, {pods.terminating} of them terminating{held}"
+
+
+def deleting(workload: Workload) -> str:
+    """What is so with a workload that somebody deletes: its controller scales it neither in nor out."""
+    return f"being deleted, which waits for {workload.held}"
+
+
 def describe(parameters: Parameters, workload: Workload) -> str:
     """A workload in one line."""
     pods = workload.pods
     text = f"{workload.title}: {pods.ready} of {workload.replicas} ready"
+    if workload.held:
+        text += f", {deleting(workload)}"
     if pods.terminating:
         text += f", {pods.terminating} terminating"
     if not workload.settled:

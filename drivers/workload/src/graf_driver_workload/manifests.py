@@ -8,7 +8,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from graf_driver_workload.parameters import Kind, Parameters
 
 KUBECTL_VARIABLE: Final = "GRAF_WORKLOAD_KUBECTL"
 _PATIENCE_S: Final = 20
+_MATCHED: Final = names.PREFIX + "matched-by-override-"
 # They run pods and have no scale, so they cannot be held at zero; or they are never the driver's to remove.
 _REFUSED: Final = {
     "Pod": "it has no scale",
@@ -73,6 +74,29 @@ def manifests(api: KubeApi, key: ComponentKey, parameters: Parameters) -> Manife
     if all(item.replicas is None for item in items):
         raise ManifestError("the manifests hold nothing that has a scale, so there is nothing to run; add a workload")
     return Manifests(items, hashlib.sha256(rendered.encode()).hexdigest()[:16])
+
+
+def check_overrides(parameters: Parameters) -> None:
+    """Kustomize says nothing of a target that no object has: the site would go on without its patch.
+
+    Raises:
+        ManifestError: which override, and its target.
+    """
+    targets = {f"{_MATCHED}{n}": one["target"] for n, one in enumerate(parameters.overrides) if one.get("target")}
+    if not targets:
+        return
+    marks = [{"target": target, "patch": _mark(name)} for name, target in targets.items()]
+    rendered = render(replace(parameters, overrides=tuple(marks)))
+    for name, target in targets.items():
+        if f"{name}:" not in rendered:
+            words = ", ".join(f"{key} {value}" for key, value in target.items())
+            number = name.removeprefix(_MATCHED)
+            raise ManifestError(f"overrides[{number}] patches nothing: no object has {words}; correct its target")
+
+
+def _mark(name: str) -> str:
+    metadata = {"name": "any", "annotations": {name: "yes"}}
+    return json.dumps({"apiVersion": "v1", "kind": "Any", "metadata": metadata})
 
 
 def render(parameters: Parameters) -> str:
@@ -140,17 +164,27 @@ def _manifest(api: KubeApi, key: ComponentKey, namespace: str, document: Any) ->
     resource = api.resource(kind)
     if not resource.namespaced:
         raise ManifestError(f"{title} is not of a namespace, and so not the driver's to make; install it by itself")
-    metadata = document["metadata"]
+    metadata, spec = document["metadata"], {} if document.get("spec") is None else document["spec"]
     if metadata.get("namespace", namespace) != namespace:
         raise ManifestError(f"{title} is for namespace {metadata['namespace']}, not {namespace}; correct one of them")
+    if not isinstance(metadata.get("labels") or {}, dict) or (resource.has_scale and not isinstance(spec, dict)):
+        raise ManifestError(f"the labels or the spec of {title} are no mapping; correct the manifests or an override")
     labels = {
         **(metadata.get("labels") or {}),
         names.COMPONENT: names.component_label(key),
         names.APPLIED: "true",
     }
     body: Object = {**document, "metadata": {**metadata, "namespace": namespace, "labels": labels}}
-    replicas = int((document.get("spec") or {}).get("replicas", 1)) if resource.has_scale else None
-    return Manifest(kind, name, body, replicas)
+    return Manifest(kind, name, body, _replicas(title, spec) if resource.has_scale else None)
+
+
+def _replicas(title: str, spec: Mapping[str, Any]) -> int:
+    value = spec.get("replicas")
+    if value is None:  # left out, or without a value: the API server's default
+        return 1
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ManifestError(f"replicas of {title} is {value!r}; give a whole number, from 0")
+    return value
 
 
 def titles(items: Sequence[Manifest]) -> str:

@@ -57,6 +57,7 @@ class Workload:
         version: its resourceVersion.
         fallback: how many replicas its manifest gives it.
         applied: the driver made it.
+        held: what it waits for while it is being deleted; empty when nobody has deleted it.
     """
 
     resource: Resource
@@ -73,6 +74,7 @@ class Workload:
     version: str = ""
     selector: str = ""
     applied: bool = False
+    held: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -127,6 +129,7 @@ class Objects:
             version=metadata["resourceVersion"],
             selector=selector,
             applied=names.APPLIED in (metadata.get("labels") or {}),
+            held=_held(metadata),
             labels=metadata.get("labels") or {},
         )
 
@@ -190,6 +193,12 @@ def _observed(item: Object, *, must_say: bool = True) -> bool:
     if "observedGeneration" not in status and not must_say:
         return True
     return int(status.get("observedGeneration", 0)) >= int(item["metadata"].get("generation", 0))
+
+
+def _held(metadata: Object) -> str:
+    if not metadata.get("deletionTimestamp"):
+        return ""
+    return ", ".join(metadata.get("finalizers") or ()) or "its end"
 
 
 def _reconciler(item: Object) -> str:

@@ -1,0 +1,106 @@
+"""What is allowed and seldom: overrides that fit nothing, counts that are none, objects that somebody deletes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from graf_driver_sdk.client import DriverCallError
+from graf_driver_sdk.types import Health, Role
+from graf_driver_workload.parameters import STATEFUL_SET
+from workload_cluster import wait_for
+from workload_site import Site, deployment
+
+HELD = "example.org/hold"
+BUDGET = """
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: app}
+spec: {minAvailable: 2, selector: {matchLabels: {app: app}}}
+"""
+
+
+def override(path: str, value: str, **target: str) -> dict[str, Any]:
+    operation = f'[{{"op": "add", "path": "{path}", "value": {value}}}]'
+    return {"target": {"kind": "Deployment", "name": "app"} | target, "patch": operation}
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (override("/spec/paused", "false", name="typo"), r"overrides\[1\] patches nothing: no object has .*name typo"),
+        (override("/spec/paused", "false", labelSelector="part=other"), r"overrides\[1\] patches nothing"),
+        (override("/spec/replicas", '"many"'), "replicas of Deployment/app is 'many'"),
+        (override("/spec/replicas", "-1"), "replicas of Deployment/app is -1"),
+        (override("/metadata/labels", '["x"]'), "are no mapping"),
+        (override("/spec", "[]"), "are no mapping"),
+    ],
+    ids=["name", "label", "word", "negative", "labels", "spec"],
+)
+async def test_an_override_that_fits_nothing_or_spoils_an_object_is_told_before_anything_is_made(
+    site: Site, one: dict[str, Any], said: str
+) -> None:
+    fits = override("/spec/minReadySeconds", "0", labelSelector="part=vcu")
+    site.parameters = {"mode": "warm", "manifests": deployment("app", 2), "overrides": [fits, one]}
+    with pytest.raises(DriverCallError, match=said) as caught:
+        await site.once(Role.STANDBY)
+    assert caught.value.reason == "manifests"
+    (problem,) = await site.client.validate(site.spec)
+    assert problem.field == "manifests"
+    assert site.get("app") is None
+    site.parameters["overrides"] = [fits]
+    assert await site.client.validate(site.spec) == ()
+
+
+async def test_replicas_without_a_value_are_as_left_out(site: Site) -> None:
+    site.parameters = {"mode": "warm", "manifests": deployment("app", 2).replace("replicas: 2", "replicas:")}
+    await site.ensure(Role.ACTIVE)
+    assert site.replicas("app") == 1
+
+
+async def test_a_workload_that_somebody_deletes_is_told_and_not_promotable(site: Site) -> None:
+    site.create(deployment("app", 2))
+    site.until_pods(2)
+    site.parameters = {"mode": "warm", "targets": [{"kind": "Deployment", "name": "app"}]}
+    await site.ensure(Role.ACTIVE)
+    site.patch("app", {"metadata": {"finalizers": [HELD]}})
+    site.cluster.kubectl("-n", site.namespace, "delete", "deployment", "app", "--wait=false")
+    status = await site.status()
+    assert not status.promotable
+    assert f"being deleted, which waits for {HELD}" in status.promotable_reason
+    progress = await site.once(Role.FENCED)  # its controller scales it no more
+    assert not progress.completed
+    assert f"2 pods are left, 0 of them terminating (it is being deleted, which waits for {HELD}" in progress.message
+    site.cluster.kubectl("-n", site.namespace, "delete", "pods,replicasets", "--all", "--wait=false")
+    await site.ensure(Role.FENCED)
+    site.patch("app", {"metadata": {"finalizers": None}})
+    wait_for("its end", lambda: site.get("app") is None)
+
+
+async def test_a_workload_that_is_labelled_while_active_is_named_and_ends_with_the_others(site: Site) -> None:
+    site.create(deployment("app", 2))
+    site.until_pods(2)
+    site.parameters = {"mode": "warm", "selector": "part=vcu"}
+    await site.ensure(Role.ACTIVE)
+    site.create(deployment("new", 1))
+    site.until_pods(3)
+    status = await site.status()
+    assert (status.health, status.accepting) == (Health.INITIALISING, True)
+    assert "Deployment/new without a role yet" in status.message
+    await site.ensure(Role.FENCED)
+    assert site.pods() == []
+
+
+async def test_neither_a_pause_nor_a_budget_nor_on_delete_keeps_a_workload_from_being_fenced(site: Site) -> None:
+    stateful = deployment("set", 2).replace("kind: Deployment", "kind: StatefulSet")
+    site.create(deployment("app", 2))
+    site.create(stateful.replace("  template:", "  serviceName: set\n  updateStrategy: {type: OnDelete}\n  template:"))
+    site.create(BUDGET)
+    site.until_pods(4)
+    site.patch("app", {"spec": {"paused": True, "template": {"metadata": {"labels": {"new": "yes"}}}}})
+    site.patch("set", {"spec": {"template": {"metadata": {"labels": {"new": "yes"}}}}}, STATEFUL_SET)
+    site.parameters = {"mode": "warm", "selector": "part=vcu"}
+    await site.ensure(Role.FENCED)
+    assert site.pods() == []
+    await site.ensure(Role.ACTIVE, 2)
+    assert len(site.pods()) == 4
