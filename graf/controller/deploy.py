@@ -28,7 +28,7 @@ from graf.controller.rendering import (
     role_name,
 )
 from graf.controller.rollout import Deployed, Planned, Step, Use, Wish, outdated, plan
-from graf.crd.driver_rules import driver_container
+from graf.crd.driver_rules import driver_container, epochs_in
 from graf.shell.disk import write_durably
 from graf.shell.logs import event
 
@@ -150,13 +150,22 @@ class ClusterKeeper:
         self._tell_status(desired)
         documents = {_class_of(item): item for item in self._api.listed("Deployment", _SELECTOR)}
         found = pods.facts(self._api.listed("Pod", _SELECTOR))
-        deployed = {name: _deployed(item, found.get(name)) for name, item in documents.items() if name}
+        deployed = {
+            name: _deployed(item, found.get(name) or pods.facts_without_pod(item))
+            for name, item in documents.items()
+            if name
+        }
         for name, now in deployed.items():
             if now.ready:
                 self._good.keep(name, now.revision, documents[name])
         rendered = {name: self._render(item) for name, item in desired.classes.items()}
         wishes = {
-            name: Wish(made.revision, item.spec.upgrade, item.metadata.annotations.get(WAITS_FOR, ""))
+            name: Wish(
+                made.revision,
+                item.spec.upgrade,
+                item.metadata.annotations.get(WAITS_FOR, ""),
+                self._good.epochs_elsewhere(name, made.deployment),
+            )
             for name, item in desired.classes.items()
             if (made := rendered[name]) is not None
         }
@@ -352,6 +361,13 @@ class _GoodRevisions:
         """The Deployment to apply again."""
         return self._documents[name]
 
+    def epochs_elsewhere(self, name: str, deployment: dict[str, Any]) -> str:
+        """Where the epochs of the one that was ready are, when this one would look for them elsewhere; else ""."""
+        if name not in self._documents:
+            return ""
+        before, after = (epochs_in(item["spec"]["template"], name) for item in (self._documents[name], deployment))
+        return "" if before == after else f"{before} (it would look in {after})"
+
     def keep(self, name: str, revision: str, deployment: dict[str, Any]) -> None:
         """This revision was ready."""
         if _annotation(self._documents.get(name, {}), REVISION) == revision or not revision:
@@ -381,8 +397,8 @@ def _class_of(document: Mapping[str, Any]) -> str:
     return str(metadata.get("labels", {}).get(CLASS_LABEL) or str(metadata["name"]).removeprefix("graf-driver-"))
 
 
-def _deployed(document: Mapping[str, Any], pod: pods.PodFacts | None) -> Deployed:
-    return Deployed(_annotation(document, REVISION), pod or pods.PodFacts(), _annotation(document, APPROVED))
+def _deployed(document: Mapping[str, Any], pod: pods.PodFacts) -> Deployed:
+    return Deployed(_annotation(document, REVISION), pod, _annotation(document, APPROVED))
 
 
 def _tls_port(document: Mapping[str, Any]) -> int | None:

@@ -31,7 +31,7 @@ CRASHES = 2
 IMAGE_MISSING, COMMAND_MISSING, CRASH_LOOP = "ImageMissing", "CommandMissing", "CrashLoop"
 # A revision with one of these cannot become ready by waiting.
 HOPELESS = frozenset(
-    {IMAGE_MISSING, COMMAND_MISSING, CRASH_LOOP, "ConfigurationMissing", "NotStarted", "Unschedulable"}
+    {IMAGE_MISSING, COMMAND_MISSING, CRASH_LOOP, "ConfigurationMissing", "NotStarted", "Unschedulable", "PodRefused"}
 )
 
 
@@ -53,13 +53,37 @@ class PodFacts:
 
 
 def facts(pods: Iterable[dict[str, Any]]) -> dict[str, PodFacts]:
-    """Driver class -> facts of its newest Pod that is not being deleted; classes without a Pod are left out."""
+    """Driver class -> facts of its newest Pod that is not being deleted, or of one that is; else it is left out."""
     newest: dict[str, dict[str, Any]] = {}
+    ending: dict[str, PodFacts] = {}
     for pod in sorted(pods, key=lambda item: str(item["metadata"].get("creationTimestamp", ""))):
         name = pod["metadata"].get("labels", {}).get(CLASS_LABEL)
-        if name and "deletionTimestamp" not in pod["metadata"]:
+        if name and "deletionTimestamp" in pod["metadata"]:
+            ending[name] = _ending(pod)
+        elif name:
             newest[name] = pod
-    return {name: facts_of(pod) for name, pod in newest.items()}
+    return ending | {name: facts_of(pod) for name, pod in newest.items()}
+
+
+def _ending(pod: dict[str, Any]) -> PodFacts:
+    """Two Pods of a driver never run side by side, so the next one is made when this one has gone."""
+    metadata = pod["metadata"]
+    node = pod.get("spec", {}).get("nodeName", "")
+    where = f" at node {node}" if node else ""
+    message = f"Pod {metadata.get('name', '')}{where} was to end at {metadata['deletionTimestamp']} and is still there"
+    return PodFacts(reason="Ending", message=message)
+
+
+def facts_without_pod(deployment: dict[str, Any]) -> PodFacts:
+    """Why there is no Pod: what the API server said when one was to be made, such as a quota or Pod security."""
+    status = deployment.get("status", {})
+    if int(status.get("observedGeneration", 0)) < int(deployment["metadata"].get("generation", 0)):
+        return PodFacts()  # said of the template before
+    for condition in status.get("conditions", []):
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            revision = deployment["metadata"].get("annotations", {}).get(REVISION, "")
+            return PodFacts(revision, False, "PodRefused", str(condition.get("message", ""))[:LONGEST_MESSAGE])
+    return PodFacts()
 
 
 def facts_of(pod: dict[str, Any]) -> PodFacts:
@@ -78,7 +102,9 @@ def facts_of(pod: dict[str, Any]) -> PodFacts:
     if status.get("phase") == "Failed":
         message = f"{status.get('reason', '')} {status.get('message', '')}".strip()
         return PodFacts(revision, False, "PodFailed", message[:LONGEST_MESSAGE])
-    return PodFacts(revision, False, "Starting", "the Pod is not ready yet")
+    name = pod["metadata"].get("name", "NAME")
+    message = f"Pod {name} is not ready yet; if it stays so: kubectl -n graf-system describe pod {name}"
+    return PodFacts(revision, False, "Starting", message)
 
 
 def _trouble(container: dict[str, Any]) -> tuple[str, str] | None:

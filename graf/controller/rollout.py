@@ -39,11 +39,17 @@ class Step(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A class as the manager asks for it. `waits_for`: sites that take an automatic upgrade before this one."""
+    """A class as the manager asks for it.
+
+    Attributes:
+        waits_for: sites that take an automatic upgrade before this one.
+        leaves_epochs: where the highest epochs are that this revision would not find; empty when it would.
+    """
 
     revision: str
     upgrade: Upgrade = "OnStandby"
     waits_for: str = ""
+    leaves_epochs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +138,15 @@ def _settle(name: str, now: Deployed, known_good: Mapping[str, str]) -> Planned:
 
 
 def _held(name: str, wish: Wish, now: Deployed, use: Use, what: str) -> Planned | None:
-    if now.approved == wish.revision or now.hopeless or use is Use.NOTHING:
+    if now.approved == wish.revision:
         return None
-    how = (
-        f"to do it now all the same: kubectl -n graf-system annotate deployment graf-driver-{name} "
-        f"graf.dev/approve-upgrade={wish.revision} at the site"
-    )
+    approve = f"kubectl -n graf-system annotate deployment graf-driver-{name} graf.dev/approve-upgrade={wish.revision}"
+    if wish.leaves_epochs:
+        message = f"revision {wish.revision} would forget the highest epochs, which are in {wish.leaves_epochs}; copy"
+        return Planned(Step.HOLD, "EpochsLeft", f"{message} them there at this site, then: {approve}")
+    if now.hopeless or use is Use.NOTHING:
+        return None
+    how = f"to do it now all the same: {approve} at the site"
     if wish.upgrade == "Manual":
         return Planned(Step.HOLD, "UpgradeNeedsApproval", f"revision {wish.revision} waits for approval; {how}")
     if use is Use.UNSETTLED:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 STATE_DIR = "/var/lib/graf/driver-state"
 # Names of the driver's objects are `graf-driver-<name>`, and the name of a Service has at most 63 characters.
 LONGEST_NAME = 51
+# Held in memory at common machines, or emptied when they start.
+VOLATILE = ("/run", "/var/run", "/tmp", "/dev", "/proc", "/sys")  # noqa: S108 - refused, not used
 RESERVED_VARIABLES = frozenset(
     {"GRAF_DRIVER_SOCKET", "GRAF_DRIVER_ENDPOINT", "GRAF_DRIVER_TLS_DIR", "GRAF_DRIVER_STATE_DIR"}
 )
@@ -92,14 +94,25 @@ def _template(driver_class: DriverClass) -> Iterator[Problem]:
         if variable.get("name") in RESERVED_VARIABLES:
             yield Problem(f"{field}.env", f"{variable['name']} is set by the controller", "remove it")
     for mount in _list(driver.get("volumeMounts")):
-        state = _volume(pod, mount)
         below = mount_path(mount) == STATE_DIR or mount_path(mount).startswith(f"{STATE_DIR}/")
-        if below and not (state.get("hostPath") or state.get("persistentVolumeClaim")):
-            yield Problem(
-                f"{field}.volumeMounts",
-                f"the volume at {STATE_DIR} does not outlive the Pod: the driver would forget the highest epoch",
-                "use a hostPath or a persistentVolumeClaim, or leave it out: the controller adds a hostPath",
-            )
+        if below and (cause := _forgets(_volume(pod, mount), mount)):
+            fix = "use a hostPath or a persistentVolumeClaim, or leave it out: the controller adds a hostPath"
+            yield Problem(f"{field}.volumeMounts", f"the volume at {STATE_DIR} {cause}", fix)
+
+
+def _forgets(volume: Mapping[str, Any], mount: Mapping[str, Any]) -> str:
+    """Why epochs would not be kept there; "" when they are."""
+    host, claim = volume.get("hostPath"), volume.get("persistentVolumeClaim")
+    if not host and not claim:
+        return "does not outlive the Pod: the driver would forget the highest epoch"
+    if mount.get("subPathExpr"):
+        return "has a subPathExpr, by which each Pod may have a folder of its own: it would forget the highest epoch"
+    if mount.get("readOnly"):
+        return "is read-only: the driver could note no epoch, and would refuse every role"
+    path = posixpath.normpath(str(host.get("path") or "")) if isinstance(host, dict) else ""
+    if any(path == folder or path.startswith(f"{folder}/") for folder in VOLATILE):
+        return f"is {path}, which a restart of the machine empties: the driver would forget the highest epoch"
+    return ""
 
 
 def _shapes(template: Mapping[str, Any]) -> Iterator[Problem]:
@@ -214,17 +227,21 @@ def claim_problems(driver_classes: Mapping[str, DriverClass], sites: Mapping[str
 
 def state_path(driver_class: DriverClass) -> str:
     """Where the class keeps its epochs, in words that are equal when the place is."""
-    template = driver_class.spec.template
+    return epochs_in(driver_class.spec.template, driver_class.name)
+
+
+def epochs_in(template: Mapping[str, Any], name: str) -> str:
+    """As `state_path`, of the Pod template of the class of that name."""
     found = driver_container(template)
     mount = None if found is None else state_mount(found[1])
     if mount is None:
-        return f"{STATE_DIR}/{driver_class.name}"
+        return f"{STATE_DIR}/{name}"
     volume, below = _volume(template["spec"], mount), str(mount.get("subPath") or "")
     if isinstance(host := volume.get("hostPath"), dict):
         return posixpath.normpath(posixpath.join(str(host.get("path") or ""), below))
     if isinstance(claim := volume.get("persistentVolumeClaim"), dict):
         return posixpath.normpath(posixpath.join(f"claim {claim.get('claimName', '')}", below))
-    return f"volume of {driver_class.name}"
+    return f"volume of {name}"
 
 
 def _created(driver_class: DriverClass) -> str:

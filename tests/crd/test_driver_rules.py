@@ -33,7 +33,7 @@ def site(name: str, **labels: str) -> Site:
     return Site.model_validate({"metadata": {"name": name, "labels": labels}, "spec": {"endpoints": endpoints}})
 
 
-def mounting(volume: dict[str, Any], path: str = "/var/lib/graf/driver-state", **more: str) -> dict[str, Any]:
+def mounting(volume: dict[str, Any], path: str = "/var/lib/graf/driver-state", **more: str | bool) -> dict[str, Any]:
     mount = {"name": "state", "mountPath": path, **more}
     return {"spec": {"containers": [{**DRIVER, "volumeMounts": [mount]}], "volumes": [{"name": "state", **volume}]}}
 
@@ -50,6 +50,10 @@ def rule(**changes: Any) -> dict[str, Any]:
         ({"template": mounting({"emptyDir": {}}, path="/var/lib//graf/driver-state")}, "volumeMounts", "forget"),
         ({"template": mounting({"emptyDir": {}}, path="/var/lib/graf/driver-state/vcu-db")}, "volumeMounts", "forget"),
         ({"template": mounting({"hostPath": None})}, "volumeMounts", "forget"),
+        ({"template": mounting({"hostPath": {"path": "/tmp/epochs"}})}, "volumeMounts", "a restart of the machine"),
+        ({"template": mounting({"hostPath": {"path": "/run//graf"}})}, "volumeMounts", "a restart of the machine"),
+        ({"template": mounting({"hostPath": {"path": "/srv"}}, subPathExpr="$(POD)")}, "volumeMounts", "each Pod may"),
+        ({"template": mounting({"hostPath": {"path": "/srv"}}, readOnly=True)}, "volumeMounts", "is read-only"),
         ({"template": {"spec": {"containers": [{**DRIVER, "env": ["A=B"]}]}}}, "containers[0].env", "no list of map"),
         ({"template": {"spec": {"containers": [{**DRIVER, "volumeMounts": ["/x"]}]}}}, "volumeMounts", "no list of"),
         ({"template": {"spec": {"containers": [{**DRIVER, "ports": 7450}]}}}, "ports", "no list of mappings"),

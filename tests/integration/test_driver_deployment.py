@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster_support import REPOSITORY, Api
+from cluster_support import REPOSITORY, Api, process, wait_for
 
 from graf.controller.cluster_api import ClusterApi
 from graf.controller.deploy import ClusterKeeper, Desired
@@ -129,7 +129,7 @@ class SiteOf:
 def site(api: Api, controller_kubeconfig: Path, tmp_path: Path) -> Iterator[SiteOf]:
     made = SiteOf(api, controller_kubeconfig, tmp_path)
     yield made
-    kinds = "deployment,service,role,rolebinding,serviceaccount,secret,pod"
+    kinds = "deployment,replicaset,service,role,rolebinding,serviceaccount,secret,pod"
     for name in made.classes:
         api.kubectl("-n", NAMESPACE, "delete", kinds, "-l", f"graf.dev/driver-class={name}", "--grace-period=0")
 
@@ -303,6 +303,83 @@ def test_a_revision_that_cannot_start_is_taken_back_and_not_tried_again(site: Si
     site.wants(name, "localhost/driver:3")
     site.round()
     assert site.image(name) == "localhost/driver:3", "another revision is another attempt"
+
+
+def test_a_class_that_would_forget_the_epochs_waits_until_somebody_has_seen_to_them(site: SiteOf, api: Api) -> None:
+    name = next(NAMES)
+    upgraded(site, name, Use.NOTHING)
+    site.pod(name)
+    site.round()
+    driver = {"name": "driver", "image": "localhost/driver:2"}
+    mounted = {"volumeMounts": [{"name": "state", "mountPath": "/var/lib/graf/driver-state"}]}
+    pod = {"containers": [driver | mounted], "volumes": [{"name": "state", "hostPath": {"path": "/srv/epochs"}}]}
+    site.wants(name, template={"spec": pod})
+    site.start()  # it is known after a restart too
+    for status in ({}, CRASHES):  # neither that nothing uses it nor that it is broken lets epochs be forgotten
+        site.pod(name, **dict(status))
+        site.round()
+        state = site.keeper.states[name]
+        assert state.reason == "EpochsLeft"
+        assert f"/var/lib/graf/driver-state/{name} (it would look in /srv/epochs)" in state.message
+    volumes = site.get("deployment", object_name(name))["spec"]["template"]["spec"]["volumes"]
+    assert "/srv/epochs" not in str(volumes)
+    approval = f"{APPROVED}={state.wanted_revision}"
+    api.kubectl("-n", NAMESPACE, "annotate", "deployment", object_name(name), approval)
+    site.round()
+    site.pod(name)
+    site.round()
+    assert (site.reason(name), site.keeper.states[name].running) == ("", True)
+
+
+def test_a_pod_that_the_api_server_refuses_is_told_in_its_words(site: SiteOf, api: Api, tmp_path: Path) -> None:
+    """By the real controllers of Deployments: under the Pod security `restricted` there is no hostPath."""
+    label = "pod-security.kubernetes.io/enforce"
+    program = str(api.kubectl_program.parent / "kube-controller-manager")
+    controllers = "--controllers=deployment-controller,replicaset-controller"
+    more = ["--leader-elect=false", "--secure-port=0", f"--kubeconfig={api.kubeconfig}"]
+    api.kubectl("label", "namespace", NAMESPACE, f"{label}=restricted")
+    name = next(NAMES)
+    try:
+        with process([program, controllers, *more], tmp_path / "log"):
+            site.wants(name)
+
+            def refused() -> bool:
+                site.round()
+                return site.reason(name) == "PodRefused"
+
+            wait_for("the refusal", refused, 60)
+            assert "graf-driver-state" in site.keeper.states[name].message
+            assert "PodSecurity" in site.keeper.states[name].message
+            api.kubectl("label", "namespace", NAMESPACE, f"{label}-")
+            wait_for("the Pod", lambda: api.kubectl("-n", NAMESPACE, "get", "pods", "-o", "name"), 90)
+            site.round()
+            assert site.reason(name) == "Starting"
+            assert "describe pod graf-driver-" in site.keeper.states[name].message
+    finally:
+        api.kubectl("label", "namespace", NAMESPACE, f"{label}-")
+
+
+def test_a_driver_whose_last_pod_does_not_end_is_told_as_that(site: SiteOf, api: Api) -> None:
+    name = next(NAMES)
+    upgraded(site, name, Use.STANDBY)
+    pods = ("pods", "-l", f"graf.dev/driver-class={name}")
+    (pod,) = json.loads(api.kubectl("-n", NAMESPACE, "get", *pods, "-o", "json"))["items"]
+    held = '{"metadata":{"finalizers":["example.org/hold"]}}'
+    api.kubectl("-n", NAMESPACE, "patch", "pod", pod["metadata"]["name"], "--type=merge", "-p", held)
+    api.kubectl("-n", NAMESPACE, "delete", *pods, "--wait=false", "--grace-period=0", "--force")
+    site.round()
+    assert site.reason(name) == "Ending"
+    assert f"Pod {pod['metadata']['name']} was to end at" in site.keeper.states[name].message
+    api.kubectl(
+        "-n",
+        NAMESPACE,
+        "patch",
+        "pod",
+        pod["metadata"]["name"],
+        "--type=merge",
+        "-p",
+        held.replace('["example.org/hold"]', "null"),
+    )
 
 
 def test_drivers_are_replaced_one_at_a_time(site: SiteOf) -> None:
