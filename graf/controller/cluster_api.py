@@ -46,9 +46,9 @@ class ClusterApi:
         self._namespace, self._kubeconfig = namespace, kubeconfig
         self._client: Any = None
 
-    def apply(self, document: Document) -> Document:
-        """Server-side apply of a whole object; gives it back as it is then."""
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+    def apply(self, document: Document, *, only_check: bool = False) -> Document:
+        """Server-side apply of a whole object; gives it back as it is then, or as it would be (`only_check`)."""
+        query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if only_check else {})}
         path = self._path(document["kind"], document["metadata"]["name"], document["metadata"].get("namespace"))
         answer: Document = self._request("PATCH", path, query, document, "application/apply-patch+yaml")
         return answer

@@ -239,6 +239,8 @@ class ClusterKeeper:
         if not again and last == made and time.monotonic() - when < REPAIR_EVERY_S:
             return
         self._applied.pop(name, None)
+        # A template that is refused must leave the driver that runs with the rights that it has.
+        self._api.apply(made.deployment, only_check=True)
         self._ledger.add(name, made.before)
         for document in made.before:
             self._api.apply(document)

@@ -382,6 +382,34 @@ def test_a_driver_whose_last_pod_does_not_end_is_told_as_that(site: SiteOf, api:
     )
 
 
+def test_a_template_that_is_refused_changes_nothing_of_the_driver_that_runs(site: SiteOf, api: Api) -> None:
+    name = next(NAMES)
+    site.use[name] = (Use.STANDBY, "vcu-db/db is Standby here")
+    site.wants(name, permissions=[{"resources": ["pods"], "verbs": ["get"]}])
+    site.round()
+    site.pod(name)
+    site.round()
+    typing_error = {"name": "driver", "image": "localhost/driver:2", "imagePullPolice": "Never"}
+    fewer = [{"resources": ["services"], "verbs": ["get"]}]
+    site.wants(name, template={"spec": {"containers": [typing_error]}}, permissions=fewer)
+    site.round()
+    assert site.reason(name) == "Refused"
+    assert "imagePullPolice" in site.keeper.states[name].message
+    assert site.image(name) == "localhost/driver:1"
+    user = f"--as=system:serviceaccount:{NAMESPACE}:{object_name(name)}"
+    assert api.kubectl("-n", NAMESPACE, "auth", "can-i", "get", "pods", user, check=False).strip() == "yes"
+
+
+def test_a_class_that_was_never_accepted_leaves_nothing(site: SiteOf) -> None:
+    name = next(NAMES)
+    wrong = {"spec": {"containers": [{"name": "Driver_X", "image": "x"}]}}
+    site.wants(name, template=wrong, permissions=[{"resources": ["pods"], "verbs": ["get"]}])
+    site.round()
+    assert site.reason(name) == "Refused"
+    assert not site.exists("serviceaccount", object_name(name))
+    assert not site.exists("role", role_name(name))
+
+
 def test_drivers_are_replaced_one_at_a_time(site: SiteOf) -> None:
     first, second = next(NAMES), next(NAMES)
     for name in (first, second):
