@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -187,6 +188,10 @@ def test_mode_dns_reads_servers_records_and_key() -> None:
     assert (dns.ttl_s, dns.epoch_name) == (5, "_graf-epoch.db.example.test.")
 
 
+def record(kind: str, data: str) -> dict[str, Any]:
+    return {"records": [{"name": "one.example.test", "type": kind, "data": data}]}
+
+
 @pytest.mark.parametrize(
     ("change", "field", "cause"),
     [
@@ -209,6 +214,14 @@ def test_mode_dns_reads_servers_records_and_key() -> None:
             "not written by this driver",
         ),
         ({"ttlSeconds": -1.0}, "dns.ttlSeconds", "outside 0 to"),
+        ({"ttlSeconds": math.inf}, "dns.ttlSeconds", "no whole number"),
+        ({"ttlSeconds": math.nan}, "dns.ttlSeconds", "no whole number"),
+        (record("SRV", "10 10 3306 db"), "dns.records[0].data", "db has no dot at its end"),
+        (record("SRV", "10 10 99999 db.example.test."), "dns.records[0].data", "not an unsigned 16-bit integer"),
+        (record("NAPTR", '10 10 "a" "x" "" db.example.test'), "dns.records[0].data", "has no dot at its end"),
+        (record("NAPTR", '10 10 "a" "x'), "dns.records[0].data", "is no data of a record of type NAPTR"),
+        (record("A", "1.2.3"), "dns.records[0].data", "is no data of a record of type A"),
+        (record("AAAA", "1.2.3.4"), "dns.records[0].data", "is no data of a record of type AAAA"),
     ],
 )
 def test_mode_dns_names_what_it_cannot_use(change: dict[str, Any], field: str, cause: str) -> None:

@@ -10,10 +10,11 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from graf_driver_network.address import is_held, lend_address, remove_address
+from graf_driver_network.address import Place, is_held, lend_address, own_place, places_of, remove_address
 from graf_driver_network.link import Link, announcement, claimed_by
-from graf_driver_network.testing import PORT, World, wait_until
+from graf_driver_network.testing import ADDRESSES, ADDRESSES6, PORT, World, wait_until
 from graf_driver_network.testing_site import Speaker, speaker
+from graf_driver_sdk.errors import PreconditionError
 from graf_driver_sdk.types import Health, Role
 
 VIP4, VIP6 = "198.18.0.200", "2001:db8:18::200"
@@ -141,7 +142,7 @@ def test_a_site_whose_address_cannot_be_removed_is_not_fenced(world: World, vip:
             lend_address(ip_address(vip), "lo", 60)  # somebody has put it on another interface as well
         progress = east.ensure(Role.FENCED, 8)
         assert not progress.completed
-        assert "still at this node" in progress.message
+        assert "still at this node, on lo with length" in progress.message
         assert not world.gate("east").read(vip).open, "no packet passes all the same"
         with world.inside("east"):
             remove_address(ip_address(vip), "lo")
@@ -168,3 +169,49 @@ def test_an_interface_that_does_not_exist_is_told(world: World) -> None:
         assert not progress.completed
         assert "'eth9' does not exist" in progress.message
         assert east.ensure(Role.FENCED, 8).completed
+
+
+@pytest.mark.root
+def test_a_link_that_went_down_is_told_and_the_address_announced_anew_when_it_is_back(world: World) -> None:
+    with speaker(world, "east", parameters(VIP4, vip={"announcements": 2.0, "intervalMs": 100.0})) as east:
+        east.ensured(Role.ACTIVE, 7)
+        wait_until("all announcements", lambda: east.status().facts["vip_announcements"] == "2", 20)
+        world.run("east", "ip", "link", "set", "eth0", "down")
+        try:
+            wait_until("it is told", lambda: east.status().health is Health.UNHEALTHY, 20)
+            assert "Network is down" in east.status().message
+        finally:
+            world.run("east", "ip", "link", "set", "eth0", "up")
+            world.run("east", "ip", "address", "replace", f"{ADDRESSES6['east']}/64", "dev", "eth0", "nodad")
+        wait_until("it is well again", lambda: east.status().health is Health.HEALTHY, 20)
+        assert east.status().facts["vip_announcements"] == "3"
+        east.ensured(Role.FENCED, 8)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("address", [ADDRESSES["east"], ADDRESSES6["east"]])
+def test_the_nodes_own_address_is_never_put_behind_a_gate(world: World, address: str) -> None:
+    """The gate of a site that is not active would shut the node itself: kubelet, SSH, this driver's own way out."""
+    with speaker(world, "east", parameters(address)) as east:
+        (problem,) = east.loop.do(east.driver.validate(east.spec, []))
+        assert problem.field == "serviceAddress"
+        assert "this node's own address (on eth0 with length" in problem.cause
+        for role in (Role.FENCED, Role.STANDBY, Role.ACTIVE):
+            with pytest.raises(PreconditionError, match="its gate would shut the node"):
+                east.ensure(role, 7)
+        assert not world.gate("east").read(address).protected
+        status = east.status()
+        assert (status.role, status.health, status.promotable) == (Role.UNSPECIFIED, Health.UNHEALTHY, False)
+        assert "this node's own address" in status.message
+
+
+@pytest.mark.root
+def test_where_an_address_is_is_told_with_its_length(world: World) -> None:
+    with world.inside("east"):
+        assert own_place(ip_address("198.18.0.99")) is None
+        assert own_place(ip_address(ADDRESSES["east"])) == Place("eth0", 24)
+        lend_address(ip_address(VIP4), "eth0", 60)
+        assert places_of(ip_address(VIP4)) == (Place("eth0", 32),)
+        assert own_place(ip_address(VIP4)) is None
+        remove_address(ip_address(VIP4), "eth0")
+        assert places_of(ip_address(VIP4)) == ()

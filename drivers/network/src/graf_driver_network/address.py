@@ -12,14 +12,17 @@ import errno
 import os
 import socket
 import struct
+from dataclasses import dataclass
 from typing import Final
 
 from graf_driver_network.fields import Address
 
 _RTM_NEWADDR: Final = 20
 _RTM_DELADDR: Final = 21
+_RTM_GETADDR: Final = 22
 _NLM_F_REQUEST: Final = 0x1
 _NLM_F_ACK: Final = 0x4
+_NLM_F_DUMP: Final = 0x300
 _NLM_F_REPLACE: Final = 0x100
 _NLM_F_EXCL: Final = 0x200
 _NLM_F_CREATE: Final = 0x400
@@ -76,6 +79,69 @@ def is_held(address: Address) -> bool:
         except OSError:
             return False
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this machine has an address: the interface, and the length of the network that it has there."""
+
+    interface: str
+    length: int
+
+    def __str__(self) -> str:
+        return f"on {self.interface} with length {self.length}"
+
+
+def places_of(address: Address) -> tuple[Place, ...]:
+    """Every interface of this network namespace that has the address.
+
+    Raises:
+        AddressError: rtnetlink does not say.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    body = struct.pack("=BBBBI", family, 0, 0, 0, 0)
+    header = struct.pack("=IHHII", 16 + len(body), _RTM_GETADDR, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
+    found: list[Place] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
+        netlink.settimeout(1.0)
+        try:
+            netlink.bind((0, 0))
+            netlink.send(header + body)
+            while True:
+                data, offset = netlink.recv(65536), 0
+                while offset + 16 <= len(data):
+                    length, kind = struct.unpack_from("=IH", data, offset)
+                    if kind != _RTM_NEWADDR:  # done, or an error
+                        return tuple(found)
+                    if (place := _place(data[offset + 16 : offset + length], address)) is not None:
+                        found.append(place)
+                    offset += (length + 3) & ~3
+        except OSError as error:
+            raise AddressError(f"rtnetlink does not say where {address} is: {error}") from error
+
+
+def _place(message: bytes, address: Address) -> Place | None:
+    length, index, offset = message[1], struct.unpack_from("=I", message, 4)[0], 8
+    values: dict[int, bytes] = {}
+    while offset + 4 <= len(message):
+        size, kind = struct.unpack_from("=HH", message, offset)
+        values[kind] = message[offset + 4 : offset + size]
+        offset += (max(size, 4) + 3) & ~3
+    if values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS)) != address.packed:
+        return None
+    try:
+        return Place(socket.if_indextoname(index), length)
+    except OSError:  # the interface went meanwhile, and the address with it
+        return None
+
+
+def own_place(address: Address) -> Place | None:
+    """Where the machine itself lives at the address: with a network around it. A service address has none, anywhere.
+
+    Raises:
+        AddressError: rtnetlink does not say.
+    """
+    return next((place for place in places_of(address) if place.length < address.max_prefixlen), None)
 
 
 def _request(

@@ -16,7 +16,7 @@ from typing import Final
 
 from graf_driver_sdk.types import ComponentKey
 
-from graf_driver_network.address import AddressError, is_held
+from graf_driver_network.address import AddressError, is_held, own_place
 from graf_driver_network.announcer import Announcer, Held, Outcome, RefusedError, Seen
 from graf_driver_network.bgp import BgpAnnouncer
 from graf_driver_network.connections import ConnectionsError, end_connections
@@ -97,6 +97,7 @@ class NetworkBackend:
         try:
             before = self._gate.read(held.address)
             if not before.protected:
+                _check_is_not_the_nodes_own(parameters)
                 self._gate.install(held.address)
             if not before.open:
                 # What an earlier lease left behind must not answer its clients under this one.
@@ -131,8 +132,10 @@ class NetworkBackend:
             if (owner := self._owner(key, parameters)) and self._gate.read(str(parameters.service_address)).open:
                 # Not this component's to shut, and not a fence to be claimed either.
                 raise RefusedError(f"{parameters.service_address} is open for {owner}, another component of this site")
+            if not self._gate.read(str(parameters.service_address)).protected:
+                _check_is_not_the_nodes_own(parameters)
             self._gate.shut(str(parameters.service_address))
-        except NftError as error:
+        except (NftError, AddressError) as error:
             return Outcome(False, f"the gate is not proved shut: {error}", 20)
         held = self._adopt(key, parameters, tolerate_conflicts=True)
         held.gated = True
@@ -328,3 +331,28 @@ class NetworkBackend:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("a withdrawal failed: %s", error)
+
+
+def nodes_own(parameters: Parameters) -> str:
+    """Why the gate of this address would shut out the node itself; "" when it would not.
+
+    Raises:
+        AddressError: that cannot be told.
+    """
+    place = own_place(parameters.service_address)
+    if place is None:
+        return ""
+    return (
+        f"{parameters.service_address} is this node's own address ({place}): its gate would shut the node for everybody"
+    )
+
+
+def _check_is_not_the_nodes_own(parameters: Parameters) -> None:
+    """Before an address is put behind a gate for the first time.
+
+    Raises:
+        AddressError: that cannot be told.
+        RefusedError: it is.
+    """
+    if cause := nodes_own(parameters):
+        raise RefusedError(f"{cause}; give an address of the service alone")

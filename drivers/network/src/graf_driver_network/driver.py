@@ -28,8 +28,9 @@ from graf_driver_sdk.types import (
     Status,
 )
 
+from graf_driver_network.address import AddressError
 from graf_driver_network.announcer import RefusedError
-from graf_driver_network.backend import NetworkBackend, Observation
+from graf_driver_network.backend import NetworkBackend, Observation, nodes_own
 from graf_driver_network.elements import NftError
 from graf_driver_network.fields import prefix_of
 from graf_driver_network.gate import Gate
@@ -116,7 +117,7 @@ class NetworkDriver(Driver):
         parameters, problems = parse(spec.parameters)
         if parameters is None:
             return problems
-        problems = _password_problems(parameters)
+        problems = _password_problems(parameters) + _own_address_problems(parameters)
         problems += [
             FieldProblem(_CONFLICTING[parameters.mode], cause, "let both components agree, or differ altogether")
             for cause in self._ready_backend.conflicts_with_held(spec.key, parameters)
@@ -217,6 +218,15 @@ def _parsed(spec: Spec) -> Parameters:
     return parameters
 
 
+def _own_address_problems(parameters: Parameters) -> list[FieldProblem]:
+    try:
+        cause = nodes_own(parameters)
+    except AddressError as error:
+        cause = str(error)
+    fix = "an address of the service alone, which no node has by itself"
+    return [FieldProblem("serviceAddress", cause, fix)] if cause else []
+
+
 def _password_problems(parameters: Parameters) -> list[FieldProblem]:
     """The files as they are here and now. A role does not depend on them: the other neighbours' sessions go on."""
     found: list[FieldProblem] = []
@@ -281,6 +291,9 @@ def _health(parameters: Parameters, seen: Observation) -> tuple[Health, str]:
     if not gate.protected and not seen.address_held:
         return Health.INITIALISING, "no role has been given since the start of this machine"
     if not gate.protected:
+        with contextlib.suppress(AddressError):
+            if cause := nodes_own(parameters):
+                return Health.UNHEALTHY, cause
         return Health.UNHEALTHY, f"{parameters.service_address} is here without its gate: somebody flushed nftables"
     if seen.address_needed and not seen.address_held:
         return Health.UNHEALTHY, f"{parameters.service_address} is not on {parameters.interface}: somebody removed it"

@@ -67,13 +67,21 @@ class Link:
             raise LinkError(f"{self._address} could not be announced: {error.strerror}") from error
 
     def claimants(self) -> set[str]:
-        """The hardware addresses of other hosts that have claimed the address since the last call."""
+        """The hardware addresses of other hosts that have claimed the address since the last call.
+
+        Raises:
+            LinkError: the link went down.
+        """
         found: set[str] = set()
-        with contextlib.suppress(BlockingIOError):
+        try:
             for _ in range(_FRAMES_AT_ONCE):
                 mac = claimed_by(self._socket.recv(2048), self._address)
                 if mac and mac != self.mac:
                     found.add(mac.hex(":"))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise LinkError(f"the link of {self._address} cannot be heard: {error.strerror}") from error
         return found
 
     def close(self) -> None:

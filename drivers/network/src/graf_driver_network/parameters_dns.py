@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
+
+import dns.exception
+import dns.name
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
 
 from graf_driver_network.fields import Address, Reader
 
@@ -128,8 +135,24 @@ def _records(value: object, zone: str, reader: Reader) -> tuple[Record, ...]:
         kind = raw.get("type")
         if kind not in KINDS:
             reader.problem(f"{where}.type", f"{kind!r} is not written by this driver", f"one of {', '.join(KINDS)}")
-        found.append(Record(name, str(kind), reader.text(raw.get("data"), f"{where}.data", _DATA, fix)))
+        data = reader.text(raw.get("data"), f"{where}.data", _DATA, fix)
+        if data and kind in KINDS and (cause := _unusable(str(kind), data)):
+            reader.problem(f"{where}.data", cause, fix)
+        found.append(Record(name, str(kind), data))
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def _unusable(kind: str, data: str) -> str:
+    """Why no server could be given this; "" when one could."""
+    try:
+        found = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.from_text(kind), data)
+    except (dns.exception.DNSException, ValueError) as error:
+        return f"{data!r} is no data of a record of type {kind}: {str(error) or type(error).__name__}"
+    for name in (getattr(found, "target", None), getattr(found, "replacement", None)):
+        if isinstance(name, dns.name.Name) and not name.is_absolute():
+            return f"{name} has no dot at its end, so the server would put the zone's name after it"
+    return ""
 
 
 def _tsig(value: object, reader: Reader) -> Tsig:

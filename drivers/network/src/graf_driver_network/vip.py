@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-from graf_driver_network.address import AddressError, is_held, lend_address, remove_address
+from graf_driver_network.address import AddressError, is_held, lend_address, places_of, remove_address
 from graf_driver_network.announcer import Announcer, Held, Outcome, Seen
 from graf_driver_network.elements import NftError
 from graf_driver_network.gate import Gate
@@ -105,7 +105,8 @@ class VipAnnouncer(Announcer):
                 return Outcome(True, f"{address} is not at this node")
             return Outcome(False, f"{address} could not be removed ({why}): {error}", 100)
         if is_held(address):
-            return Outcome(False, f"{address} is still at this node: is it on another interface as well?", 100)
+            where = ", ".join(map(str, places_of(address)))
+            return Outcome(False, f"{address} is still at this node, {where}: remove it there", 100)
         return Outcome(True, f"{address} is removed from {interface}")
 
     async def observe(self, held: Held) -> Seen:
@@ -147,9 +148,12 @@ class VipAnnouncer(Announcer):
         telling = _Telling(epoch, expires_ns=0 if telling is None else telling.expires_ns)
         self._telling[held.address] = telling
         try:
-            link = Link(held.parameters.interface, held.parameters.service_address)
-            link.announce()
-            telling.sent = 1
+            with contextlib.ExitStack() as opened:
+                link = Link(held.parameters.interface, held.parameters.service_address)
+                opened.callback(link.close)
+                link.announce()
+                telling.sent = 1
+                opened.pop_all()
         except LinkError as error:
             telling.problem = str(error)
             return telling
@@ -166,8 +170,11 @@ class VipAnnouncer(Announcer):
         with contextlib.closing(link):
             while held.announced_epoch == telling.epoch:
                 await asyncio.sleep(listen_s)
-                for mac in link.claimants():
-                    telling.others[mac] = time.monotonic()
+                try:
+                    for mac in link.claimants():
+                        telling.others[mac] = time.monotonic()
+                except LinkError as error:  # it went down: told, and announced anew as soon as it is back
+                    telling.problem, due = str(error), loop.time()
                 if loop.time() < due or not self._may_tell(held, telling.epoch):
                     continue
                 try:
@@ -176,7 +183,7 @@ class VipAnnouncer(Announcer):
                     telling.problem = ""
                 except LinkError as error:
                     telling.problem = str(error)
-                often = telling.sent < vip.announcements
+                often = telling.problem or telling.sent < vip.announcements
                 due = loop.time() + (vip.interval_ms / 1000 if often else vip.refresh_s or math.inf)
 
     def _may_tell(self, held: Held, epoch: int) -> bool:
