@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
+from graf_driver_objects import backend, follower
+from graf_driver_objects.cluster import Cluster
+from graf_driver_objects.ledger import Store
+from graf_driver_objects.model import Generation, Ref
 from graf_driver_objects.testing import Pair
 from graf_driver_sdk.types import Role, Status, Verdict
 
@@ -195,3 +200,42 @@ async def test_the_largest_configmap_and_binary_data_arrive(pair: Pair) -> None:
     await follow(pair)
     assert pair.west.data("big", pair.namespace) == data
     assert (pair.west.get("configmap", "binary", pair.namespace) or {})["binaryData"] == binary["binaryData"]
+
+
+async def test_a_promotion_ends_however_many_objects_cannot_be_applied(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it was killed after it had received a generation, of which nothing can be applied here."""
+    monkeypatch.setattr(backend, "_STEP_S", 0.05)  # less than all of it takes: the next call goes on behind it
+    await pair.stop("west")
+    wanted = [pair.config(f"c{number}", a="1") for number in range(40)]
+    store = Store(pair.state("west") / "objects" / "vcu_config")
+    store.keep(Generation("east", 1, 1, {Ref.of(manifest): manifest for manifest in wanted}))
+    pair.parameters["west"]["transform"] = {"namespaces": {pair.namespace: "nowhere"}}
+    await pair.start("west")
+    await pair.role("west", Role.ACTIVE, 2)
+
+
+async def test_a_look_at_everything_again_is_done_in_slices_and_shows_nothing_that_is_not_so(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.east.put(*(pair.config(f"c{number:02}", a="1") for number in range(20)))
+    await follow(pair)
+    reads: list[str] = []
+    read = Cluster.get
+
+    def slow(cluster: Cluster, ref: Ref) -> Any:
+        reads.append(ref.name)
+        time.sleep(0.02)
+        return read(cluster, ref)
+
+    monkeypatch.setattr(Cluster, "get", slow)
+    monkeypatch.setattr(follower, "_SLICE_S", 0.1)
+    monkeypatch.setattr(follower, "_VERIFY_S", 0.0)
+    while reads.count("c00") < 3:
+        assert (await pair.status("west")).lag_transactions == 0
+    pair.west.put(pair.config("c10", a="mine"))
+    await pair.until_status("west", "the conflict", lambda status: "c10" in status.facts["conflicts"])
+    looked = reads.count("c19")
+    while reads.count("c19") < looked + 2:
+        assert "c10" in (await pair.status("west")).facts["conflicts"]

@@ -47,12 +47,17 @@ class Finding:
 
 @dataclass(slots=True)
 class Pass:
-    """Progress over one generation: what is settled, with its base, and what waits, with the reason."""
+    """Progress over one generation: what is settled, with its base, and what waits, with the reason.
+
+    Attributes:
+        tried: what was looked at since the pass last came to its end; a pass that was stopped goes on behind it.
+    """
 
     generation: Generation
     settled: dict[Ref, str | None] = field(default_factory=dict)
     waiting: dict[Ref, str] = field(default_factory=dict)
     archives: list[str] = field(default_factory=list)
+    tried: set[Ref] = field(default_factory=set)
     total: int = 0
 
     @property
@@ -72,7 +77,7 @@ class Applier:
         self._label = label
 
     def run(self, work: Pass, *, force: bool, stop: Callable[[], bool]) -> None:
-        """Continues a pass to its end.
+        """Continues a pass to its end; after that, begins again with what waits.
 
         Raises:
             Stopped: `stop` said so.
@@ -80,11 +85,12 @@ class Applier:
         """
         ledger = self._store.ledger
         wanted, deleted, failed = localise(work.generation, self.parameters.transform)
-        work.waiting = dict(failed)
+        if not work.tried:
+            work.waiting = dict(failed)
         work.total = len(wanted) + len(deleted) + len(failed)
         doomed: list[Finding] = []
         for ref in [*sorted(wanted), *sorted(deleted)]:
-            if ref in work.settled:
+            if ref in work.settled or ref in work.tried:
                 continue
             if stop():
                 raise Stopped
@@ -93,7 +99,9 @@ class Applier:
                 doomed.append(finding)
                 continue
             self._attempt(work, finding, force)
+            work.tried.add(ref)
         self._delete(work, doomed, stop)
+        work.tried.clear()
 
     def finish(self, work: Pass) -> None:
         """Makes a pass that came to its end durable: position, bases, tombstones; then the journal is let go."""
@@ -239,6 +247,7 @@ class Applier:
         for finding in doomed:
             if stop():
                 raise Stopped
+            work.tried.add(finding.ref)
             if reason:
                 work.waiting[finding.ref] = reason
                 continue

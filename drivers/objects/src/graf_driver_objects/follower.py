@@ -25,6 +25,7 @@ _RETRY_S: Final = 1.0
 _FRESH_S: Final = 15.0
 _AGAIN_S: Final = 5.0
 _VERIFY_S: Final = 30.0
+_SLICE_S: Final = 0.5  # of a look at everything again: the active is asked in between, so that no change waits for it
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +53,7 @@ class Follower:
         self._current_at = 0.0
         self._last: Generation | None = None
         self._verified_at = 0.0
+        self._look: Pass | None = None  # at everything again
         self._thread = threading.Thread(target=self._run, name="objects-follow", daemon=True)
 
     def start(self) -> None:
@@ -120,7 +122,7 @@ class Follower:
         ledger = self._store.ledger
         applied = Position() if ledger.waiting else ledger.position
         known = self._last.position if self._last else Position()
-        wait_s = _WAIT_S if self._last and not self.problem else 0.0
+        wait_s = _WAIT_S if self._last and not self.problem and self._look is None else 0.0
         answer, generation = self._asker.ask(max(self.epoch, ledger.floor), known, applied, wait_s)
         if self._stop.is_set():
             raise Stopped
@@ -132,7 +134,7 @@ class Follower:
             self._take(generation, current_at)
             return
         if self._last is not None and self._verified_at + (_AGAIN_S if ledger.waiting else _VERIFY_S) < asked_at:
-            self._apply(self._last)  # what stood in the way may be gone; something may have been changed here
+            self._look_again(self._last)
         if not self._store.ledger.waiting:
             self._current_at = current_at
 
@@ -171,9 +173,25 @@ class Follower:
         self._compared = True
         return not self.diverged
 
+    def _look_again(self, generation: Generation) -> None:
+        """What stood in the way may be gone; something may have been changed here. In slices; told when it is done."""
+        work = self._look = self._look or Pass(generation)
+        ends = time.monotonic() + _SLICE_S
+        force = self._applier.parameters.force
+        try:
+            self._applier.run(work, force=force, stop=lambda: self._stop.is_set() or time.monotonic() >= ends)
+        except Stopped:
+            if self._stop.is_set():
+                raise
+            return
+        self._applier.finish(work)
+        self.work, self._look = work, None
+        self._verified_at = time.monotonic()
+        self._notify()
+
     def _apply(self, generation: Generation) -> None:
         work = Pass(generation)
-        self.work = work
+        self.work, self._look = work, None
         force = self._applier.parameters.force
         self._applier.run(work, force=force, stop=self._stop.is_set)
         self._applier.finish(work)
