@@ -22,7 +22,7 @@ from graf_driver_network.testing import (
     wait_until,
 )
 from graf_driver_network.testing_site import Speaker, speaker
-from graf_driver_sdk.types import Role
+from graf_driver_sdk.types import Health, Role
 
 pytestmark = pytest.mark.root
 
@@ -159,3 +159,30 @@ def test_local_preference_by_epoch_is_told_to_an_ibgp_neighbour(world: World) ->
             wait_until("the preference", lambda: chosen(edge, f"{SERVICE}/32", "inside", "BGP.local_pref: 7"), 10)
     finally:
         edge.close()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"neighbours": [{"address": ADDRESSES["edge"], "as": 65001.0}]}, {"localAs": 65011.0}], ids=["its", "own"]
+)
+def test_an_as_number_that_the_other_side_does_not_expect_is_told(
+    world: World, edge: Edge, wrong: dict[str, Any]
+) -> None:
+    with site(world, "east", PLAIN, **wrong) as east:
+        east.ensure(Role.ACTIVE, 7)
+        wait_until("the reason", lambda: "Bad peer AS" in east.status().message, 20)
+        assert "no BGP session is established" in east.status().message
+        east.ensured(Role.FENCED, 8)
+
+
+def test_a_router_that_falls_silent_is_told_and_heard_again(world: World, edge: Edge) -> None:
+    with site(world, "east", PLAIN) as east:
+        east.ensured(Role.ACTIVE, 7)
+        edge.process.send_signal(signal.SIGSTOP)
+        try:
+            wait_until("the reason", lambda: "Hold timer expired" in east.status().message, 20)
+            assert east.status().health is Health.UNHEALTHY
+            assert east.status().accepting, "the lease permits to serve; who has the route goes on"
+        finally:
+            edge.process.send_signal(signal.SIGCONT)
+        wait_until("the session is back", lambda: east.status().health is Health.HEALTHY, 30)
+        east.ensured(Role.FENCED, 8)

@@ -112,7 +112,11 @@ def test_session_states_are_read_from_show_protocols() -> None:
         " edge_c     BGP        ---        down   03:36:57.961  ",
         "0000 ",
     ]
-    assert parse_protocols(answer) == {"edge_a": "Established", "edge_b": "Active", "edge_c": "down"}
+    assert parse_protocols(answer) == {
+        "edge_a": ("Established", ""),
+        "edge_b": ("Active", "Socket: Connection refused"),
+        "edge_c": ("down", ""),
+    }
 
 
 def test_exported_routes_are_read_with_their_med() -> None:

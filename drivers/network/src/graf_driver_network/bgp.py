@@ -211,7 +211,9 @@ class BgpAnnouncer(Announcer):
         assert held.parameters.bgp is not None
         sessions = {session.name: session for session in sessions_of(held.parameters.bgp)}
         return ", ".join(
-            f"{known.session} {known.state}{self._remark(sessions[known.session], known)}" for known in seen
+            f"{known.session} {known.state}{f', {known.error}' if known.error and not known.established else ''}"
+            f"{self._remark(sessions[known.session], known)}"
+            for known in seen
         )
 
     def _unheard(self, held: Held, seen: Iterable[Announcement]) -> str:

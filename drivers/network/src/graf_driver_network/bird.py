@@ -41,11 +41,12 @@ class BirdConfigError(BirdError):
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What BIRD exports over one session now: prefix to MED; and the session's state as BIRD names it."""
+    """What BIRD exports over one session now, prefix to MED; its state and its last error, in BIRD's words."""
 
     session: str
     state: str
     routes: dict[str, int] = field(default_factory=dict)
+    error: str = ""
 
     @property
     def established(self) -> bool:
@@ -125,11 +126,11 @@ class Bird:
         async with self._lock:
             states = parse_protocols(await self._command("show protocols"))
             for name in sessions:
-                state = states.get(name, "not configured")
+                state, error = states.get(name, ("not configured", ""))
                 routes: dict[str, int] = {}
                 if state == "Established":
                     routes = parse_routes(await self._command(f"show route export {name} all"))
-                found[name] = Announcement(name, state, routes)
+                found[name] = Announcement(name, state, routes, error)
         return found
 
     async def close(self) -> None:
@@ -307,18 +308,18 @@ def check_configured(answer: Sequence[str]) -> None:
         raise BirdConfigError(f"BIRD refused its configuration: {' '.join(answer)}")
 
 
-def parse_protocols(lines: Iterable[str]) -> dict[str, str]:
-    """Protocol to its own words for its state, from ``show protocols``.
+def parse_protocols(lines: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Protocol to its own words for its state and for its last error, from ``show protocols``.
 
-    A line is ``[1002-]name proto table state since info...``; for BGP the info begins with its state.
+    A line is ``[1002-]name proto table state since info...``; for BGP the info is its state and the error.
     """
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for line in lines:
         columns = re.sub(r"^\d{4}[- ]", "", line).split()
         if len(columns) >= 5 and columns[1] == "BGP":
             # "Since" is one column or two, by BIRD's time format.
             info = [c for c in columns[4:] if not re.fullmatch(r"[\d:.-]+", c)]
-            found[columns[0]] = info[0] if info else columns[3]
+            found[columns[0]] = (info[0] if info else columns[3], " ".join(info[1:]))
     return found
 
 
