@@ -8,6 +8,7 @@ import pytest
 from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.types import Health, Role
 from graf_driver_workload.parameters import STATEFUL_SET
+from graf_driver_workload.record import CONFIG_MAP
 from workload_cluster import wait_for
 from workload_site import Site, deployment
 
@@ -104,3 +105,39 @@ async def test_neither_a_pause_nor_a_budget_nor_on_delete_keeps_a_workload_from_
     assert site.pods() == []
     await site.ensure(Role.ACTIVE, 2)
     assert len(site.pods()) == 4
+
+
+SETTINGS = "{apiVersion: v1, kind: ConfigMap, metadata: {name: NAME}, data: {site: theirs}}"
+
+
+async def test_a_marker_that_is_somebody_elses_is_not_written_over(site: Site) -> None:
+    site.create(deployment("app", 2))
+    site.create(SETTINGS.replace("NAME", "settings"))
+    site.until_pods(2)
+    site.parameters = {
+        "mode": "warm",
+        "targets": [{"kind": "Deployment", "name": "app"}],
+        "markerConfigMap": "settings",
+    }
+    with pytest.raises(DriverCallError, match="has somebody else's content") as caught:
+        await site.once(Role.ACTIVE)
+    assert caught.value.reason == "not-ours"
+    found = site.get("settings", CONFIG_MAP)
+    assert found is not None
+    assert found["data"] == {"site": "theirs"}
+
+
+async def test_a_marker_that_cannot_be_written_keeps_no_workload_from_being_fenced(site: Site) -> None:
+    site.create(deployment("app", 2))
+    site.until_pods(2)
+    site.parameters = {"mode": "warm", "targets": [{"kind": "Deployment", "name": "app"}], "markerConfigMap": "role"}
+    await site.ensure(Role.ACTIVE)
+    site.patch("role", {"immutable": True}, CONFIG_MAP)
+    with pytest.raises(DriverCallError, match="configmaps/role is refused"):
+        await site.once(Role.FENCED)
+    site.until_pods(0)
+    assert site.replicas("app") == 0
+    with pytest.raises(DriverCallError, match="configmaps/role is refused"):
+        await site.once(Role.FENCED)  # not completed: the application still reads that it is active
+    site.cluster.kubectl("-n", site.namespace, "delete", "configmap", "role")
+    await site.ensure(Role.FENCED)

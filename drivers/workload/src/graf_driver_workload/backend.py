@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from graf_driver_sdk.errors import PreconditionError, StaleEpochError
+from graf_driver_sdk.errors import DriverError, PreconditionError, StaleEpochError
 from graf_driver_sdk.types import ComponentKey, Progress, Role
 
 from graf_driver_workload import apply as objects_of_ours
@@ -84,12 +84,32 @@ class Backend:
     def ensure(self, role: Role, epoch: int) -> Progress:
         """Begins or continues giving the role."""
         try:
-            self._mark(role, epoch)
+            unmarked = self._marked(role, epoch)
             if self._parameters.applies:
-                return self._ensure_recorded(role, epoch)
-            return self._bring(self._targets(Objects(self._api, self._namespace)), role, epoch)
+                progress = self._ensure_recorded(role, epoch)
+            else:
+                progress = self._bring(self._targets(Objects(self._api, self._namespace)), role, epoch)
         except ConflictError as error:
             return Progress.pending(f"changed by somebody else meanwhile, looking again: {error}", _SOON_MS)
+        if unmarked is not None:
+            raise unmarked
+        return progress
+
+    def _marked(self, role: Role, epoch: int) -> DriverError | None:
+        """Tells the application; why not, where what serves nothing is to be brought about all the same.
+
+        Raises:
+            DriverError: ACTIVE is not begun; of any role when the marker proves another owner or a newer epoch.
+        """
+        try:
+            self._mark(role, epoch)
+        except (ClaimedError, StaleEpochError):
+            raise
+        except DriverError as error:
+            if role is Role.ACTIVE:
+                raise
+            return error
+        return None
 
     # Workloads that are there.
 
@@ -295,11 +315,13 @@ class Backend:
         live = self._api.get(path)
         if live is not None:
             old: Object = live.get("data") or {}
-            seen = old.get("epoch", "")
-            self._check_claim(
-                f"ConfigMap/{name}", (live["metadata"].get("annotations") or {}).get(names.OWNER, ""),
-                int(seen) if seen.isdigit() else 0, epoch,
-            )  # fmt: skip
+            seen, owner = old.get("epoch", ""), (live["metadata"].get("annotations") or {}).get(names.OWNER, "")
+            if old and not owner:
+                raise objects_of_ours.NotOursError(
+                    f"ConfigMap/{name} is in {self._namespace} already and has somebody else's content; give "
+                    f"markerConfigMap a name of its own, or remove that one"
+                )
+            self._check_claim(f"ConfigMap/{name}", owner, int(seen) if seen.isdigit() else 0, epoch)
             if all(old.get(field) == value for field, value in data.items()):
                 return
         metadata = {"name": name, "namespace": self._namespace, "annotations": {names.OWNER: str(self._key)}}
