@@ -21,7 +21,7 @@ from graf_driver_workload.api import ConflictError, KubeApi, Object
 from graf_driver_workload.evidence import Evidence, is_full
 from graf_driver_workload.judge import count_known, describe, is_down_to, is_up, keeps, remaining
 from graf_driver_workload.manifests import Manifests, check_overrides, manifests
-from graf_driver_workload.objects import Objects, Workload
+from graf_driver_workload.objects import NoScaleError, Objects, Workload
 from graf_driver_workload.parameters import Mode, Parameters, Target
 from graf_driver_workload.record import CONFIG_MAP, Entry, Record
 
@@ -84,19 +84,23 @@ class Backend:
     def ensure(self, role: Role, epoch: int) -> Progress:
         """Begins or continues giving the role."""
         try:
-            unmarked = self._marked(role, epoch)
+            trouble: list[DriverError] = []
+            self._marked(role, epoch, trouble)
             if self._parameters.applies:
                 progress = self._ensure_recorded(role, epoch)
             else:
-                progress = self._bring(self._targets(Objects(self._api, self._namespace)), role, epoch)
+                objects = Objects(self._api, self._namespace)
+                # What is there ends also when something else is not there, or is none that could be scaled.
+                found = self._targets(objects, None if role is Role.ACTIVE else trouble)
+                progress = self._bring(found, role, epoch)
         except ConflictError as error:
             return Progress.pending(f"changed by somebody else meanwhile, looking again: {error}", _SOON_MS)
-        if unmarked is not None:
-            raise unmarked
+        if trouble:
+            raise trouble[0]
         return progress
 
-    def _marked(self, role: Role, epoch: int) -> DriverError | None:
-        """Tells the application; why not, where what serves nothing is to be brought about all the same.
+    def _marked(self, role: Role, epoch: int, trouble: list[DriverError]) -> None:
+        """Tells the application; `trouble` is why not, where a role that serves nothing is brought about all the same.
 
         Raises:
             DriverError: ACTIVE is not begun; of any role when the marker proves another owner or a newer epoch.
@@ -108,21 +112,24 @@ class Backend:
         except DriverError as error:
             if role is Role.ACTIVE:
                 raise
-            return error
-        return None
+            trouble.append(error)
 
     # Workloads that are there.
 
-    def _targets(self, objects: Objects) -> tuple[Workload, ...]:
+    def _targets(self, objects: Objects, trouble: list[DriverError] | None = None) -> tuple[Workload, ...]:
+        """All of them; with `trouble`, those that can be had, and there why others cannot.
+
+        Raises:
+            NotFoundError, NoScaleError: the first that cannot be had, without `trouble`.
+        """
         parameters, found = self._parameters, {}
         for target in parameters.targets:
-            workload = objects.workload(target)
-            if workload is None:
-                raise NotFoundError(
-                    f"{target.kind.kind}/{target.name} is not in namespace {self._namespace}, so its pods cannot be "
-                    f"told; create it (with replicas 0 at a standby), or correct the target"
-                )
-            found[target.kind, target.name] = workload
+            try:
+                found[target.kind, target.name] = self._target(objects, target)
+            except (NotFoundError, NoScaleError) as error:
+                if trouble is None:
+                    raise
+                trouble.append(error)
         if parameters.selector is not None:
             # A workload that has lost its label is still ours: it must not go on running when we are fenced.
             for selector in (parameters.selector, f"{names.COMPONENT}={names.component_label(self._key)}"):
@@ -138,6 +145,15 @@ class Backend:
                     f"label them, or correct it"
                 )
         return tuple(found.values())
+
+    def _target(self, objects: Objects, target: Target) -> Workload:
+        workload = objects.workload(target)
+        if workload is None:
+            raise NotFoundError(
+                f"{target.kind.kind}/{target.name} is not in namespace {self._namespace}, so its pods cannot be "
+                f"told; create it (with replicas 0 at a standby), or correct the target"
+            )
+        return workload
 
     def _check(self, workloads: Sequence[Workload], epoch: int) -> None:
         for workload in workloads:
