@@ -50,6 +50,19 @@ def test_the_same_object_goes_to_a_file_beside_the_lines(configuration: Path, tm
     assert (report["checks"], report["passed"], report["failed"], report["skipped"]) == (1, 1, 0, [])
 
 
+@pytest.mark.parametrize("out", ["sanity.yaml/report.json", "east", "/dev/full", "/proc/report.json"])
+def test_a_file_that_cannot_be_written_is_told_in_one_line_and_says_nothing_of_the_driver(
+    configuration: Path, tmp_path: Path, out: str
+) -> None:
+    arguments = ("--config", str(configuration), "--out", str(tmp_path / out), "--only", "identity-name")
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2, done.stdout + done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("graf-driver-sanity: --out: ")]
+    assert len(told) == 1
+    assert "cannot be written: " in told[0]
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("find", "put", "failed", "requirement"),
     [

@@ -49,6 +49,8 @@ def check(
             if name != START and not any(name in (one.id, one.id.partition("-")[0]) for one in all_checks()):
                 raise ConfigError(f"--only: {unknown_check(name)}")
         wanted = _configuration(config, endpoint, None if tls_dir is None else Tls(tls_dir, server_name))
+        if out is not None:
+            _can_be_written(out)  # after minutes of checks it would be too late
     except ConfigError as error:
         typer.echo(f"graf-driver-sanity: {error}", err=True)
         raise typer.Exit(2) from None
@@ -63,13 +65,30 @@ def check(
         typer.echo("graf-driver-sanity: stopped half-way; what it had started was ended", err=True)
         raise typer.Exit(2) from None
     found = json.dumps(report.as_json(), indent=2)
+    if out is not None:  # first: whoever reads the standard output may be gone
+        try:
+            out.write_text(found + "\n")
+        except OSError as error:
+            typer.echo(f"graf-driver-sanity: {_not_written(out, error)}", err=True)
+            typer.echo(found if as_json else in_words(report))
+            raise typer.Exit(2) from None
     typer.echo(found if as_json else in_words(report))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(found + "\n")
     if not report.could_start and not wanted.site.startable:  # nobody is there: that says nothing of the contract
         raise typer.Exit(2)
     raise typer.Exit(1 if report.failures or (strict and not report.kept) else 0)
+
+
+def _can_be_written(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a"):
+            pass
+    except OSError as error:
+        raise ConfigError(_not_written(out, error)) from None
+
+
+def _not_written(out: Path, error: OSError) -> str:
+    return f"--out: {out} cannot be written: {error.strerror}; give another file"
 
 
 def _leave(number: int, frame: object) -> None:
