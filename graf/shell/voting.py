@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,14 @@ LOG = logging.getLogger("graf.voter")
 DISK_WRITERS = 4
 
 
+@dataclass
+class _Turn:
+    """The requests of one group, one after the other."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
 class Voting:
     """Answers a group's requests one after the other; a promise is on the disk before its answer leaves.
 
@@ -46,7 +53,8 @@ class Voting:
             group: replace(self._blank, promises=MappingProxyType({group: promise}))
             for group, promise in store.load().items()
         }
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turns: dict[str, _Turn] = {}  # of groups that ask just now
+        self._asking: set[asyncio.Task[Answer]] = set()
         self._disk = ThreadPoolExecutor(DISK_WRITERS, thread_name_prefix="promise-disk")
         self._released_at: dict[str, int] = {}
         self.on_change: Callable[[str], None] = lambda _group: None
@@ -76,7 +84,7 @@ class Voting:
         A claim that arrives while a promise is being written is judged by the state before it; the answer to the
         new holder leaves only after the write, so the two can never overlap in time.
         """
-        if claim.group in self._turns and self._turns[claim.group].locked():
+        if claim.group in self._turns:
             # The promise on its way to disk may already bind this voter to another site: no answer is the safe one.
             return messages.ClaimAnswer(claim.group, claim.epoch, accepted=False, reason="Busy")
         step = voter.on_claim(self.state(claim.group), site, claim, time.monotonic_ns())
@@ -84,29 +92,49 @@ class Voting:
         return step.answer
 
     async def ask(self, site: str, request: Request) -> Answer:
-        """Answers a campaign, a release, a set update or the end of a change of voters, as asked by `site`."""
-        async with self._turns[request.group]:
-            state = self.state(request.group)
-            step: (
-                VoterStep[messages.CampaignAnswer]
-                | VoterStep[messages.ReleaseAnswer]
-                | VoterStep[messages.SetAnswer]
-                | VoterStep[messages.SettleAnswer]
-            )
-            match request:
-                case messages.Campaign():
-                    step = voter.on_campaign(state, site, request, time.monotonic_ns())
-                case messages.Release():
-                    step = voter.on_release(state, site, request)
-                case messages.SetUpdate():
-                    step = voter.on_set_update(state, site, request)
-                case messages.Settle():
-                    step = voter.on_settle(state, site, request)
-            if step.durable is not None:
-                await asyncio.get_running_loop().run_in_executor(self._disk, self._store.save, step.durable)
-                if step.durable.released:
-                    self._released_at[request.group] = time.monotonic_ns()
-            self._keep(request.group, step.state)
+        """Answers a campaign, a release, a set update or the end of a change of voters, as asked by `site`.
+
+        What has begun ends within its turn, whoever stops waiting for it: a promise that is on its way to the disk must
+        not land on a later one.
+        """
+        asking = asyncio.create_task(self._in_turn(site, request))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        return await asyncio.shield(asking)
+
+    async def _in_turn(self, site: str, request: Request) -> Answer:
+        turn = self._turns.setdefault(request.group, _Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                return await self._answer(site, request)
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[request.group]
+
+    async def _answer(self, site: str, request: Request) -> Answer:
+        state = self.state(request.group)
+        step: (
+            VoterStep[messages.CampaignAnswer]
+            | VoterStep[messages.ReleaseAnswer]
+            | VoterStep[messages.SetAnswer]
+            | VoterStep[messages.SettleAnswer]
+        )
+        match request:
+            case messages.Campaign():
+                step = voter.on_campaign(state, site, request, time.monotonic_ns())
+            case messages.Release():
+                step = voter.on_release(state, site, request)
+            case messages.SetUpdate():
+                step = voter.on_set_update(state, site, request)
+            case messages.Settle():
+                step = voter.on_settle(state, site, request)
+        if step.durable is not None:
+            await asyncio.get_running_loop().run_in_executor(self._disk, self._store.save, step.durable)
+            if step.durable.released:
+                self._released_at[request.group] = time.monotonic_ns()
+        self._keep(request.group, step.state)
         if step.durable is not None:
             promise = step.durable
             event(

@@ -109,9 +109,33 @@ async def test_two_campaigns_for_one_group_are_answered_one_after_the_other(stor
     assert [answer.granted for answer in answers if isinstance(answer, CampaignAnswer)] == [True, False]
 
 
+async def test_a_write_that_has_begun_does_not_land_on_a_later_one_when_who_asked_for_it_has_gone(
+    store: SlowStore, voting: Voting, tmp_path: Path
+) -> None:
+    """A controller that ends cancels its own campaign, while its voter still answers others."""
+    asked = await being_written(store, voting, "vcu-db")
+    asked.cancel()
+    await asyncio.wait({asked})
+    assert voting.claim("east", Claim("vcu-db", 1, 1)).reason == "Busy"
+    later = asyncio.create_task(voting.ask("west", first("vcu-db", "west")))
+    done, _ = await asyncio.wait({later}, timeout=0.1)
+    assert not done, "the disk may hold the former promise in a moment"
+    store.held["vcu-db"].set()
+    answer = await later
+    assert isinstance(answer, CampaignAnswer)
+    assert not answer.granted
+    promise = voting.promise("vcu-db")
+    assert promise is not None
+    assert promise.site == "east"
+    assert PromiseStore(tmp_path / "promises").load() == {"vcu-db": promise}
+
+
 async def test_who_asks_about_an_unknown_group_leaves_nothing_behind(store: SlowStore, voting: Voting) -> None:
     for number in range(100):
         assert not voting.claim("east", Claim(f"no-{number}", 1, 1)).accepted
+        answer = await voting.ask("stranger", first(f"no-{number}"))
+        assert isinstance(answer, CampaignAnswer)
+        assert not answer.granted
     assert voting.promises() == []
     assert not voting._states
     assert not voting._turns
