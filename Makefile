@@ -100,11 +100,12 @@ pv-kills: $(SETUP) ## Kill the pv driver's copy 50 times, with rsync and with re
 bench-pv: $(SETUP) ## 1 GiB in 10,000 files, 1 % changed: the pv driver against plain rsync; raw data in out/
 	nice $(UV_RUN) python drivers/pv/benchmarks/sync.py --out out/bench-pv.json
 
-# Two files of tests at once: most of them wait for servers and time-outs. PROCESSES=0 runs one after the other.
+# Two files of tests at once: most of them wait for servers and time-outs. PROCESSES=0 runs one after the other. In the order
+# of the folders: else the files with one long test come last, and one process waits for the other.
 PROCESSES := 2
 
 test: programs ## Run every test without a target of its own, the end-to-end drill in a lab of its own too (PROCESSES=2)
-	$(ROOT) .venv/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(ROOT) .venv/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # The default suite plays the same generated examples each time; this one looks for new ones.
 PROPERTIES := tests/core/test_decide.py tests/core/test_holding.py tests/drill/test_measure.py drivers/mysql/tests/test_mysql_values.py
