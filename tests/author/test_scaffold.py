@@ -167,7 +167,11 @@ def test_stopped_while_it_locks_it_leaves_neither_a_folder_nor_a_process(
     command = [sys.executable, "-c", "from graf.cli.main import main; main()", "driver", "new", "demo"]
     path = os.pathsep.join([str(programs), os.environ["PATH"]])
     running = subprocess.Popen(
-        [*command, "--into", str(folder)], env={**os.environ, "PATH": path}, start_new_session=True
+        [*command, "--into", str(folder)],
+        env={**os.environ, "PATH": path},
+        start_new_session=True,
+        # Tests that run in the background of a shell were told to ignore SIGINT, and so would their children be.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         until("uv to be started", told.exists)
