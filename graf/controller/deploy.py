@@ -216,14 +216,12 @@ class ClusterKeeper:
                 self._refused[name] = (now.revision, f"{planned.reason}: {planned.message}")
                 self._api.apply(self._good.document(name))
             elif planned.step in (Step.APPLY, Step.KEEP):
-                self._apply(name, made, again=planned.step is Step.APPLY)
+                self._apply(name, made, again=planned.step is Step.APPLY, there=now is not None)
                 if planned.step is Step.APPLY:
                     return replace(state, deployed=True, reason="Starting", message="", revision=made.revision)
             else:
                 # The revision before still runs: it keeps what it has, with a certificate that is valid.
-                for document in made.before:
-                    if document["kind"] == "Secret":
-                        self._api.apply(document)
+                self._renew(name, made)
         except ApiError as error:
             if error.status == 0:
                 raise
@@ -233,12 +231,21 @@ class ClusterKeeper:
             return replace(state, reason=reason, message=f"{str(error)[:LONGEST_MESSAGE]}{hint}")
         return state
 
-    def _apply(self, name: str, made: Rendered, again: bool) -> None:
+    def _renew(self, name: str, made: Rendered) -> None:
+        """The certificate alone: it ends by its date, whatever else of the class is refused or waits."""
+        secrets = [document for document in made.before if document["kind"] == "Secret"]
+        self._ledger.add(name, secrets)
+        for document in secrets:
+            self._api.apply(document)
+
+    def _apply(self, name: str, made: Rendered, again: bool, there: bool) -> None:
         """Everything of a class: when it changed, and now and then, because somebody else may have changed it."""
         last, when = self._applied.get(name, (None, 0.0))
         if not again and last == made and time.monotonic() - when < REPAIR_EVERY_S:
             return
         self._applied.pop(name, None)
+        if there:
+            self._renew(name, made)
         # A template that is refused must leave the driver that runs with the rights that it has.
         self._api.apply(made.deployment, only_check=True)
         self._ledger.add(name, made.before)

@@ -1,0 +1,169 @@
+"""What the controller keeps in its cluster while the API server refuses, a Pod is refused, or somebody deletes.
+
+The API server is a dictionary here; tests/integration/test_driver_deployment.py has a real one.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from graf.controller import deploy
+from graf.controller.cluster_api import ApiError, ClusterApi
+from graf.controller.deploy import ClusterKeeper, Desired
+from graf.controller.dialing import Dialer
+from graf.controller.driver_pki import DriverPki
+from graf.controller.rendering import APPROVED, CLASS_LABEL, object_name
+from graf.controller.rollout import Use
+from graf.crd.driverclass import DriverClass
+
+OTHER_PLACE = {
+    "volumes": [{"name": "epochs", "hostPath": {"path": "/srv/epochs"}}],
+    "volumeMounts": [{"name": "epochs", "mountPath": "/var/lib/graf/driver-state"}],
+}
+
+
+class MemoryApi(ClusterApi):
+    """Objects by kind and name."""
+
+    def __init__(self) -> None:
+        super().__init__("graf-system")
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.refuses: set[str] = set()
+
+    def apply(self, document: dict[str, Any], *, only_check: bool = False) -> dict[str, Any]:
+        if document["kind"] in self.refuses:
+            raise ApiError(422, "an admission policy says no")
+        if not only_check:
+            key = (document["kind"], document["metadata"]["name"])
+            before = self.objects.get(key, {})
+            made = copy.deepcopy(document)
+            if document["kind"] == "Deployment" and before:
+                made["metadata"]["annotations"] = before["metadata"]["annotations"] | made["metadata"]["annotations"]
+            self.objects[key] = made
+        return document
+
+    def listed(self, kind: str, label_selector: str) -> list[dict[str, Any]]:
+        return [copy.deepcopy(item) for (of, _), item in self.objects.items() if of == kind]
+
+    def delete(self, kind: str, name: str, namespace: str = "") -> None:
+        self.objects.pop((kind, name), None)
+
+
+class Site:
+    """A keeper with one class, db."""
+
+    def __init__(self, work: Path) -> None:
+        self.api = MemoryApi()
+        self.certificate = "first"
+        self.use = Use.STANDBY
+        self.wants()
+        pki: Any = SimpleNamespace(
+            driver=lambda _name: SimpleNamespace(secret=lambda: {"tls.crt": self.certificate}),
+        )
+        self.keeper = ClusterKeeper(
+            "graf-system",
+            "/run/graf/drivers",
+            dict,
+            lambda: {"db": (self.use, "vcu-db/db")},
+            pki,
+            Dialer(Path("/run/graf/drivers"), work / "addresses.json", DriverPki(work / "pki", "east")),
+            work / "revisions",
+            self.api,
+        )
+
+    def wants(self, image: str = "localhost/driver:1", **spec: Any) -> None:
+        container = {"name": "driver", "image": image}
+        pod: dict[str, Any] = {"containers": [container]}
+        if spec.pop("elsewhere", False):
+            pod["volumes"] = OTHER_PLACE["volumes"]
+            container["volumeMounts"] = OTHER_PLACE["volumeMounts"]  # type: ignore[assignment]
+        self.wanted = DriverClass.model_validate(
+            {
+                "metadata": {"name": "db", "generation": 1},
+                "spec": {"driver": "demo.graf.dev", "template": {"spec": pod}, **spec},
+            }
+        )
+
+    def round(self) -> str:
+        """The reason that is told after it."""
+        self.keeper.round(Desired({"db": self.wanted}, (), None))
+        return self.keeper.states["db"].reason
+
+    @property
+    def deployment(self) -> dict[str, Any]:
+        return self.api.objects["Deployment", object_name("db")]
+
+    @property
+    def image(self) -> str:
+        return str(self.deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    def pod_is_ready(self) -> None:
+        self.deployment.pop("status", None)
+        annotations = self.deployment["spec"]["template"]["metadata"]["annotations"]
+        self.api.objects["Pod", "db"] = {
+            "metadata": {"name": "db", "labels": {CLASS_LABEL: "db"}, "annotations": annotations},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        }
+
+    def pod_is_refused(self) -> None:
+        self.api.objects.pop(("Pod", "db"), None)
+        failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+        self.deployment["status"] = {"conditions": [failure]}
+
+    def runs(self) -> None:
+        self.round()
+        self.pod_is_ready()
+        self.round()
+        assert self.keeper.states["db"].running
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(deploy.time, "monotonic", lambda: now[0])
+    return now
+
+
+TLS = {"endpoint": {"kind": "TLS", "port": 9443}}
+
+
+@pytest.mark.parametrize("image", ["localhost/driver:1", "localhost/driver:2"])
+def test_a_certificate_is_renewed_while_the_api_server_refuses_the_deployment(site: Site, image: str) -> None:
+    site.wants(**TLS)
+    site.runs()
+    site.api.refuses = {"Deployment"}
+    site.certificate = "second"
+    site.wants(image, **TLS)
+    assert site.round() == "Refused"
+    assert site.api.objects["Secret", "graf-driver-db-tls"]["data"] == {"tls.crt": "second"}
+    assert site.image == "localhost/driver:1"
+
+
+def test_what_a_refused_change_left_goes_away_with_the_next_one(site: Site) -> None:
+    site.runs()
+    site.api.refuses = {"Deployment"}
+    site.wants("localhost/driver:2", **TLS)
+    assert site.round() == "Refused"
+    assert ("Service", "graf-driver-db") not in site.api.objects
+    site.api.refuses = set()
+    site.wants("localhost/driver:3")
+    site.round()
+    assert site.image == "localhost/driver:3"
+    assert ("Secret", "graf-driver-db-tls") not in site.api.objects
+
+
+def test_a_class_that_was_never_accepted_leaves_nothing(site: Site) -> None:
+    site.api.refuses = {"Deployment"}
+    site.wants(**TLS)
+    assert site.round() == "Refused"
+    assert site.api.objects == {}
