@@ -94,3 +94,15 @@ def test_a_ring_of_active_sites_has_one_that_begins_and_a_mere_standby_goes_befo
         "west": "east, spare",
         "spare": "",
     }
+
+
+def test_a_site_lets_those_that_are_active_for_other_groups_go_first_where_they_do_not_wait_for_it() -> None:
+    groups = {"a": memory("east", "east", "west"), "b": memory("west", "west", "north")}
+    links = {site: link(revision="older") for site in ("east", "north", "west")}
+    order = []
+    while len(order) < len(links):
+        free = [site for site in links if site not in order and not waits_for(automatic(), site, groups, links)]
+        assert len(free) == 1
+        order += free
+        links[free[0]] = link()
+    assert order == ["north", "west", "east"]

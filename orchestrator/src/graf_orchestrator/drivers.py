@@ -37,24 +37,37 @@ def waits_for(
 ) -> str:
     """Standby sites that an automatic upgrade reaches before the active `site`, and has not reached yet.
 
-    A site that is silent has not: unknown means hold. Sites that are active for different groups would wait for each
-    other: of them, the one goes first whose name comes first.
+    A site that is silent has not: unknown means hold. Sites that are active for different groups may wait for each
+    other, in a ring too: there the one goes first whose name comes first. No ring is left: in one each would wait for
+    a site that waits for it again, and so for a name before its own.
     """
     if driver_class.spec.upgrade != "Automatic":
         return ""
-    serving = [memory for memory in groups.values() if _uses(driver_class.name, memory, memory.recorded.active_site)]
-    active_sites = {memory.recorded.active_site for memory in serving}
+    needs: dict[str, set[str]] = {}
+    for memory in groups.values():
+        active = memory.recorded.active_site
+        if _uses(driver_class.name, memory, active):
+            others = {other for other in memory.compiled if other != active and _uses(driver_class.name, memory, other)}
+            needs.setdefault(active, set()).update(others)
     waiting: set[str] = set()
-    for memory in serving:
-        if memory.recorded.active_site != site:
-            continue
-        for other in memory.compiled:
-            turn_comes_later = other in active_sites and site < other
-            if other != site and not turn_comes_later and _uses(driver_class.name, memory, other):
-                report = report_of(driver_class.name, links.get(other))
-                if report is None or not _has(report, driver_class.metadata.generation or 0):
-                    waiting.add(other)
+    for other in needs.get(site, ()):
+        turn_comes_later = site < other and site in _reached(needs, other)
+        if not turn_comes_later:
+            report = report_of(driver_class.name, links.get(other))
+            if report is None or not _has(report, driver_class.metadata.generation or 0):
+                waiting.add(other)
     return ", ".join(sorted(waiting))
+
+
+def _reached(needs: Mapping[str, set[str]], site: str) -> set[str]:
+    """Whom a site waits for, and whom those wait for, and so on."""
+    reached: set[str] = set()
+    open_sites = [site]
+    while open_sites:
+        more = needs.get(open_sites.pop(), set()) - reached
+        reached |= more
+        open_sites += more
+    return reached
 
 
 def _uses(name: str, memory: GroupMemory, site: str) -> bool:
