@@ -47,6 +47,8 @@ RETRY_S = 2.0
 ROUND_EVERY_S = 5.0
 REPAIR_EVERY_S = 300.0
 LONGEST_MESSAGE = 800
+# Longer without a look at a Pod that is refused is a break: it may have been there meanwhile.
+LONGEST_GAP_S = 30.0
 # The manager's word, in the class it sends: sites that take an automatic upgrade before this one.
 WAITS_FOR = "graf.dev/upgrade-waits-for"
 _SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
@@ -87,6 +89,8 @@ class ClusterKeeper:
         self._pki, self._dialer = pki, dialer
         self._good = _GoodRevisions(good_dir)
         self._refused: dict[str, tuple[str, str]] = {}
+        # Class -> revision whose Pod is refused, since when, and when that was seen last, by the monotonic clock.
+        self._pods_refused: dict[str, tuple[str, float, float]] = {}
         self._ledger = _Ledger(good_dir.parent / "objects.json")
         self._applied: dict[str, tuple[Rendered, float]] = {}
         self._api = api or ClusterApi(namespace)
@@ -151,7 +155,7 @@ class ClusterKeeper:
         documents = {_class_of(item): item for item in self._api.listed("Deployment", _SELECTOR)}
         found = pods.facts(self._api.listed("Pod", _SELECTOR))
         deployed = {
-            name: _deployed(item, found.get(name) or pods.facts_without_pod(item))
+            name: self._deployed(name, item, found.get(name) or pods.facts_without_pod(item))
             for name, item in documents.items()
             if name
         }
@@ -187,6 +191,16 @@ class ClusterKeeper:
         self._remember_addresses(documents)
         self._clean_up(desired, documents)
 
+    def _deployed(self, name: str, document: Mapping[str, Any], pod: pods.PodFacts) -> Deployed:
+        now_s, refused_s = time.monotonic(), 0.0
+        revision, since_s, seen_s = self._pods_refused.pop(name, ("", 0.0, 0.0))
+        if pod.reason == pods.POD_REFUSED:
+            if revision != pod.revision or now_s - seen_s > LONGEST_GAP_S:
+                since_s = now_s
+            self._pods_refused[name] = (pod.revision, since_s, now_s)
+            refused_s = now_s - since_s
+        return Deployed(_annotation(document, REVISION), pod, _annotation(document, APPROVED), refused_s)
+
     def _render(self, driver_class: DriverClass) -> Rendered | None:
         secret = None
         if driver_class.spec.endpoint.kind == "TLS":
@@ -211,6 +225,8 @@ class ClusterKeeper:
             wanted_revision=made.revision,
             generation=driver_class.metadata.generation or 0,
         )
+        if planned.step is Step.HOLD and now is not None and now.pod.reason == pods.POD_REFUSED:
+            state = replace(state, reason=now.pod.reason, message=f"{now.pod.message}; {planned.message}")
         try:
             if planned.step is Step.ROLL_BACK and now is not None:
                 self._refused[name] = (now.revision, f"{planned.reason}: {planned.message}")
@@ -404,10 +420,6 @@ def _class_of(document: Mapping[str, Any]) -> str:
     metadata = document["metadata"]
     # Deployments of controllers before this label are known by their name.
     return str(metadata.get("labels", {}).get(CLASS_LABEL) or str(metadata["name"]).removeprefix("graf-driver-"))
-
-
-def _deployed(document: Mapping[str, Any], pod: pods.PodFacts) -> Deployed:
-    return Deployed(_annotation(document, REVISION), pod, _annotation(document, APPROVED))
 
 
 def _tls_port(document: Mapping[str, Any]) -> int | None:

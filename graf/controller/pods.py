@@ -31,8 +31,11 @@ CRASHES = 2
 IMAGE_MISSING, COMMAND_MISSING, CRASH_LOOP = "ImageMissing", "CommandMissing", "CrashLoop"
 # A revision with one of these cannot become ready by waiting.
 HOPELESS = frozenset(
-    {IMAGE_MISSING, COMMAND_MISSING, CRASH_LOOP, "ConfigurationMissing", "NotStarted", "Unschedulable", "PodRefused"}
+    {IMAGE_MISSING, COMMAND_MISSING, CRASH_LOOP, "ConfigurationMissing", "NotStarted", "Unschedulable"}
 )
+# A quota that lags behind a Pod that just ended refuses the next one for a moment, and what is said of the ReplicaSet
+# before is said of its Deployment until that one is scaled down: only one that stays cannot be waited for.
+POD_REFUSED = "PodRefused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def facts_without_pod(deployment: dict[str, Any]) -> PodFacts:
     for condition in status.get("conditions", []):
         if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
             revision = deployment["metadata"].get("annotations", {}).get(REVISION, "")
-            return PodFacts(revision, False, "PodRefused", str(condition.get("message", ""))[:LONGEST_MESSAGE])
+            return PodFacts(revision, False, POD_REFUSED, str(condition.get("message", ""))[:LONGEST_MESSAGE])
     return PodFacts()
 
 

@@ -11,12 +11,15 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from graf.controller.pods import HOPELESS, PodFacts
+from graf.controller.pods import HOPELESS, POD_REFUSED, PodFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Set
 
     from graf.crd.driverclass import Upgrade
+
+# How long a Pod is refused without a break before its revision counts as one that cannot start.
+REFUSED_FOR_S = 60.0
 
 
 class Use(enum.Enum):
@@ -60,11 +63,13 @@ class Deployed:
         revision: of its Pod template.
         pod: facts of its newest Pod.
         approved: the revision that somebody at the site has approved.
+        refused_s: for how long its Pod has been seen refused without a break.
     """
 
     revision: str
     pod: PodFacts = field(default_factory=PodFacts)
     approved: str = ""
+    refused_s: float = 0.0
 
     @property
     def ready(self) -> bool:
@@ -74,7 +79,12 @@ class Deployed:
     @property
     def hopeless(self) -> bool:
         """Whether the revision that is deployed cannot become ready by waiting."""
-        return self.pod.revision == self.revision and self.pod.reason in HOPELESS
+        return self.pod.revision == self.revision and (self.pod.reason in HOPELESS or self.refused_long)
+
+    @property
+    def refused_long(self) -> bool:
+        """Whether its Pod is refused, and not for a moment only."""
+        return self.pod.reason == POD_REFUSED and self.refused_s >= REFUSED_FOR_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +154,8 @@ def _held(name: str, wish: Wish, now: Deployed, use: Use, what: str) -> Planned 
     if wish.leaves_epochs:
         message = f"revision {wish.revision} would forget the highest epochs, which are in {wish.leaves_epochs}; copy"
         return Planned(Step.HOLD, "EpochsLeft", f"{message} them there at this site, then: {approve}")
-    if now.hopeless or use is Use.NOTHING:
+    # A refusal is the cluster's, whatever the revision: it is no reason to put another one under what is active.
+    if use is Use.NOTHING or (now.hopeless and not (use is Use.ACTIVE and now.refused_long)):
         return None
     how = f"to do it now all the same: {approve} at the site"
     if wish.upgrade == "Manual":

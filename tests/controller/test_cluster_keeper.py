@@ -44,6 +44,7 @@ class MemoryApi(ClusterApi):
             made = copy.deepcopy(document)
             if document["kind"] == "Deployment" and before:
                 made["metadata"]["annotations"] = before["metadata"]["annotations"] | made["metadata"]["annotations"]
+                made["status"] = before.get("status", {})
             self.objects[key] = made
         return document
 
@@ -167,3 +168,65 @@ def test_a_class_that_was_never_accepted_leaves_nothing(site: Site) -> None:
     site.wants(**TLS)
     assert site.round() == "Refused"
     assert site.api.objects == {}
+
+
+def test_a_pod_that_is_refused_for_a_moment_takes_no_upgrade_back(site: Site, clock: list[float]) -> None:
+    site.runs()
+    site.wants("localhost/driver:2")
+    site.round()
+    site.pod_is_refused()
+    for clock[0] in range(2000, 2059, 5):
+        assert site.round() == "PodRefused", "it is told at once"
+        assert site.image == "localhost/driver:2"
+    site.deployment.pop("status")
+    clock[0] = 2059.0
+    assert site.round() == "NoPod"
+    site.pod_is_refused()
+    for clock[0] in range(2060, 2120, 5):
+        site.round()
+        assert site.image == "localhost/driver:2", "it counts anew after a break"
+    clock[0] = 2120.0
+    site.round()
+    assert site.image == "localhost/driver:1"
+    site.pod_is_ready()
+    assert site.round() == "RolledBack"
+
+
+def test_rounds_that_saw_nothing_are_a_break(site: Site, clock: list[float]) -> None:
+    site.runs()
+    site.wants("localhost/driver:2")
+    site.round()
+    site.pod_is_refused()
+    site.round()
+    clock[0] += 3600.0
+    site.round()
+    assert site.image == "localhost/driver:2"
+
+
+def test_a_corrected_revision_is_not_blamed_for_the_one_before(site: Site, clock: list[float]) -> None:
+    site.runs()
+    site.wants("localhost/driver:2")
+    site.round()
+    site.pod_is_refused()
+    for clock[0] in range(2000, 2056, 5):
+        site.round()
+    site.wants("localhost/driver:3")
+    site.round()
+    for clock[0] in range(2060, 2116, 5):
+        site.round()
+        assert site.image == "localhost/driver:3"
+
+
+def test_a_refused_pod_of_an_active_component_lets_no_unapproved_revision_in(site: Site, clock: list[float]) -> None:
+    site.use = Use.ACTIVE
+    site.runs()
+    site.wants("localhost/driver:2", upgrade="Manual")
+    site.pod_is_refused()
+    for clock[0] in range(2000, 2200, 5):
+        assert site.round() == "PodRefused", "what is broken is told before what only waits"
+    assert "exceeded quota; revision " in site.keeper.states["db"].message
+    assert "waits for approval" in site.keeper.states["db"].message
+    assert site.image == "localhost/driver:1"
+    site.deployment["metadata"]["annotations"][APPROVED] = site.keeper.states["db"].wanted_revision
+    site.round()
+    assert site.image == "localhost/driver:2"

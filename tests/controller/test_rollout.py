@@ -50,6 +50,16 @@ def test_what_is_not_there_is_made_and_what_is_broken_is_repaired_whatever_it_se
         assert step(Wish("new", "Manual"), BROKEN, use) == (Step.APPLY, "")
 
 
+def test_a_refused_pod_is_hopeless_only_after_a_while_and_never_a_reason_to_change_what_is_active() -> None:
+    refused = PodFacts("old", False, "PodRefused", "exceeded quota")
+    for_a_moment, for_long = Deployed("old", refused, refused_s=59.9), Deployed("old", refused, refused_s=60.0)
+    for use in (Use.STANDBY, Use.UNSETTLED):
+        assert step(Wish("new", "Manual"), for_a_moment, use) == (Step.HOLD, "UpgradeNeedsApproval")
+        assert step(Wish("new", "Manual"), for_long, use) == (Step.APPLY, "")
+    assert step(Wish("new", "Manual"), for_long, Use.ACTIVE) == (Step.HOLD, "UpgradeNeedsApproval")
+    assert step(Wish("new"), for_long, Use.ACTIVE) == (Step.HOLD, "UpgradeHeld")
+
+
 def test_a_revision_that_was_taken_back_is_tried_again_only_when_somebody_approves_it() -> None:
     assert step(Wish("new"), RUNS, Use.STANDBY, refused="new") == (Step.HOLD, "RolledBack")
     approved = Deployed("old", RUNS.pod, approved="new")
