@@ -91,7 +91,9 @@ class Rebuilds:
         # A clock that was set back tells too early, not never.
         if now_s < due_s and now_s >= max(rebuild.began_s, rebuild.told_s):
             return
-        self._keep(replace(rebuild, told_s=now_s))
+        # ... and once: by the clock as it is now it cannot have begun later.
+        rebuild = replace(rebuild, told_s=now_s, began_s=min(rebuild.began_s, now_s))
+        self._keep(rebuild)
         age = _age(now_s - rebuild.began_s)
         told = f"{component} at {self._site} {rebuild.what}: being rebuilt for {age}: {message or 'nothing is told'}"
         self._tell(rebuild, epoch, told)

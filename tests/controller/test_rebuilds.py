@@ -173,7 +173,14 @@ def test_a_rebuild_is_told_of_now_and_then(tmp_path: Path, monkeypatch: pytest.M
     assert [message.rsplit(" ", 1)[-1] for message in messages(of)] == ["1060", "4660", "9000"]
     now[0] = 500.0  # the clock was set back
     kept(of).under_way(GROUP, "db", 3, "earlier")
+    kept(of).under_way(GROUP, "db", 3, "earlier")
+    now[0] = 505.0
+    kept(of).under_way(GROUP, "db", 3, "a moment later")
+    assert len(messages(of)) == 4, "once, not with every answer"
     assert messages(of)[-1].endswith("being rebuilt for 0 s: earlier")
+    now[0] = 4100.0
+    kept(of).under_way(GROUP, "db", 3, "an hour later")
+    assert messages(of)[-1].endswith("being rebuilt for 3600 s: an hour later")
 
 
 def test_of_no_rebuild_nothing_is_told(tmp_path: Path) -> None:
