@@ -106,7 +106,8 @@ class Rebuilds:
         rebuild = replace(rebuild, archive=archive or rebuild.archive)
         age = _age(time.time() - rebuild.began_s)
         done = f"archived and rebuilt from {active} in {age}"
-        if archive is None:  # it ended while no controller ran here, or is not needed any more
+        # It ended while no controller ran here, is not needed any more, or there was nothing to archive.
+        if archive is None or not rebuild.archive:
             done = f"it has all that {active} has, {age} after its rebuild began"
         told = f"{component} at {self._site} {rebuild.what}: {done}"
         self._tell(rebuild, epoch, told)

@@ -155,6 +155,13 @@ def test_a_short_rebuild_is_told_once(tmp_path: Path) -> None:
     assert messages(of) == ["db at west had diverged: archived and rebuilt from east in 0 s"]
 
 
+def test_where_nothing_was_archived_no_archive_is_told(tmp_path: Path) -> None:
+    of = records(tmp_path)
+    kept(of).begin(GROUP, "db", WHY, "had diverged")
+    kept(of).ended(GROUP, "db", 3, "east", "")
+    assert messages(of) == ["db at west had diverged: it has all that east has, 0 s after its rebuild began"]
+
+
 def test_what_is_under_way_goes_on_with_its_reason(tmp_path: Path) -> None:
     kept(records(tmp_path)).begin(GROUP, "db", WHY, "had diverged")
     of = records(tmp_path)
