@@ -231,6 +231,9 @@ class ClusterKeeper:
             if planned.step is Step.ROLL_BACK and now is not None:
                 self._refused[name] = (now.revision, f"{planned.reason}: {planned.message}")
                 self._api.apply(self._good.document(name))
+            elif planned.step is Step.RESTORE:
+                self._renew(name, made, "ServiceAccount")
+                self._api.apply(self._good.document(name))
             elif planned.step in (Step.APPLY, Step.KEEP):
                 self._apply(name, made, again=planned.step is Step.APPLY, there=now is not None)
                 if planned.step is Step.APPLY:
@@ -247,11 +250,11 @@ class ClusterKeeper:
             return replace(state, reason=reason, message=f"{str(error)[:LONGEST_MESSAGE]}{hint}")
         return state
 
-    def _renew(self, name: str, made: Rendered) -> None:
-        """The certificate alone: it ends by its date, whatever else of the class is refused or waits."""
-        secrets = [document for document in made.before if document["kind"] == "Secret"]
-        self._ledger.add(name, secrets)
-        for document in secrets:
+    def _renew(self, name: str, made: Rendered, *more: str) -> None:
+        """The certificate: it ends by its date, whatever else of the class is refused or waits. And `more` kinds."""
+        documents = [document for document in made.before if document["kind"] in ("Secret", *more)]
+        self._ledger.add(name, documents)
+        for document in documents:
             self._api.apply(document)
 
     def _apply(self, name: str, made: Rendered, again: bool, there: bool) -> None:

@@ -38,6 +38,7 @@ class Step(enum.Enum):
     APPLY = "apply"
     HOLD = "hold"
     ROLL_BACK = "roll back"
+    RESTORE = "restore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def plan(
     for name, wish in sorted(wishes.items()):
         now = deployed.get(name)
         if now is None:
-            steps[name] = Planned(Step.APPLY)
+            steps[name] = _made_anew(wish, known_good.get(name, ""))
             continue
         if now.revision == wish.revision:
             steps[name] = _settle(name, now, known_good)
@@ -139,6 +140,18 @@ def plan(
         if held is None:
             moving = moving or name
     return steps
+
+
+def _made_anew(wish: Wish, good: str) -> Planned:
+    """What somebody deleted must not come back as a driver that has forgotten its epochs: what was ready last does."""
+    if not good or not wish.leaves_epochs:
+        return Planned(Step.APPLY)
+    message = f"its Deployment was gone and is made again with revision {good}, which was ready last: revision"
+    return Planned(
+        Step.RESTORE,
+        "EpochsLeft",
+        f"{message} {wish.revision} would forget the highest epochs, which are in {wish.leaves_epochs}",
+    )
 
 
 def _settle(name: str, now: Deployed, known_good: Mapping[str, str]) -> Planned:

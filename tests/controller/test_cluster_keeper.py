@@ -230,3 +230,25 @@ def test_a_refused_pod_of_an_active_component_lets_no_unapproved_revision_in(sit
     site.deployment["metadata"]["annotations"][APPROVED] = site.keeper.states["db"].wanted_revision
     site.round()
     assert site.image == "localhost/driver:2"
+
+
+def test_a_driver_whose_deployment_was_deleted_does_not_forget_its_epochs(site: Site) -> None:
+    site.runs()
+    before = site.deployment["spec"]
+    site.wants("localhost/driver:2", elsewhere=True)
+    assert site.round() == "EpochsLeft"
+    for key in (("Deployment", "graf-driver-db"), ("ServiceAccount", "graf-driver-db"), ("Pod", "db")):
+        del site.api.objects[key]
+    assert site.round() == "EpochsLeft"
+    assert site.deployment["spec"] == before, "what was ready last is back"
+    assert ("ServiceAccount", "graf-driver-db") in site.api.objects
+    site.pod_is_ready()
+    assert site.round() == "EpochsLeft"
+    site.deployment["metadata"]["annotations"][APPROVED] = site.keeper.states["db"].wanted_revision
+    site.round()
+    assert site.image == "localhost/driver:2"
+
+
+def test_a_first_deployment_has_no_epochs_to_forget(site: Site) -> None:
+    site.wants(elsewhere=True)
+    assert site.round() == "Starting"

@@ -50,6 +50,13 @@ def test_what_is_not_there_is_made_and_what_is_broken_is_repaired_whatever_it_se
         assert step(Wish("new", "Manual"), BROKEN, use) == (Step.APPLY, "")
 
 
+def test_what_was_ready_last_comes_back_where_a_new_one_would_forget_the_epochs() -> None:
+    moved = Wish("new", leaves_epochs="/var/lib/graf/driver-state/db (it would look in /srv)")
+    for use in Use:
+        assert step(moved, None, use) == (Step.RESTORE, "EpochsLeft")
+    assert plan({"db": moved}, {}, {}, {}, {})["db"].step is Step.APPLY, "nothing was ever ready here"
+
+
 def test_a_refused_pod_is_hopeless_only_after_a_while_and_never_a_reason_to_change_what_is_active() -> None:
     refused = PodFacts("old", False, "PodRefused", "exceeded quota")
     for_a_moment, for_long = Deployed("old", refused, refused_s=59.9), Deployed("old", refused, refused_s=60.0)
