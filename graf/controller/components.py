@@ -337,7 +337,11 @@ class Component:
     async def assess(self, active: str, timeout_s: float) -> tuple[Verdict, pb.AssessResponse]:
         """The verdict on this site's data against the active site's."""
         request = pb.AssessRequest(spec=self._spec(), active=self._peer(active, active))
-        answer = await self._answer("Assess", self._stub.Assess(request, timeout=timeout_s))
+        try:
+            answer = await self._answer("Assess", self._stub.Assess(request, timeout=timeout_s))
+        except CallFailedError as error:
+            self._complain(error)
+            raise
         return VERDICT_FROM_WIRE.get(answer.verdict, Verdict.UNKNOWN), answer
 
     async def resync(
@@ -360,7 +364,12 @@ class Component:
             request = pb.ResyncRequest(
                 spec=self._spec(), active=self._peer(active, active), strategy=strategy, epoch=epoch
             )
-            answer = await self._call("Resync", self._stub.Resync, request, timeout_s)
+            try:
+                answer = await self._call("Resync", self._stub.Resync, request, timeout_s)
+            except CallFailedError as error:
+                # How far it was is no answer any more to why it is not done.
+                self._complain(error)
+                raise
             if answer.progress.completed:
                 self._call_error = ""
                 return str(answer.archive)

@@ -13,6 +13,7 @@ from graf_driver_sdk.v1 import driver_pb2 as pb
 
 from graf.api.values import Role, Stage
 from graf.controller import components, watching
+from graf.controller.calls import CallFailedError
 from graf.controller.components import Component, Wanted
 from graf.controller.dialing import Dial
 from graf.controller.driver_reports import capability_names
@@ -36,6 +37,7 @@ class RawDriver:
     ensured: bytes = DONE
     watched: int = 0
     asked: int = 0
+    resynced: pb.ResyncResponse | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self, status: bytes | None) -> None:
@@ -57,6 +59,15 @@ class RawDriver:
                 yield self.status
             await self.changed.wait()
 
+    async def resync(self, _request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        answer, self.resynced = self.resynced, None
+        if answer is None:
+            await context.abort(grpc.StatusCode.INTERNAL, "the active site cannot be reached")
+        return answer.SerializeToString()
+
+    async def assess(self, _request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        await context.abort(grpc.StatusCode.INTERNAL, "its log is gone")
+
     async def serve(self, socket: Path) -> grpc.aio.Server:
         server = grpc.aio.server()
         unary = grpc.unary_unary_rpc_method_handler
@@ -68,6 +79,8 @@ class RawDriver:
                     f"{package}.Component",
                     {
                         "EnsureRole": unary(self.ensure_role),
+                        "Resync": unary(self.resync),
+                        "Assess": unary(self.assess),
                         "WatchStatus": grpc.unary_stream_rpc_method_handler(self.watch_status),
                     },
                 ),
@@ -210,3 +223,23 @@ async def test_a_driver_that_is_not_there_is_told_and_taken_up_when_it_comes(tmp
 def test_capabilities_are_told_in_the_words_of_a_driver_class() -> None:
     numbers = [pb.CAPABILITY_SYNCHRONOUS, pb.CAPABILITY_GATE, pb.CAPABILITY_UNSPECIFIED, 77]
     assert capability_names(numbers) == ["GATE", "SYNCHRONOUS"]
+
+
+async def test_a_resync_that_fails_shows_why_and_no_longer_how_far_it_was(
+    component: Component, driver: RawDriver
+) -> None:
+    driver.resynced = pb.ResyncResponse(progress=pb.Progress(message="copied 1 of 500 GB", retry_after_ms=1))
+    told: list[str] = []
+
+    def pending(message: str, _archive: str) -> None:
+        told.append(message)
+        assert component.last_error == message
+
+    await until("the first status", lambda: health(component) is Health.HEALTHY)
+    with pytest.raises(CallFailedError):
+        await component.resync("west", 1, rebuild=False, timeout_s=30.0, on_pending=pending)
+    assert told == ["copied 1 of 500 GB"]
+    assert component.last_error == "Resync failed with INTERNAL: the active site cannot be reached"
+    with pytest.raises(CallFailedError):
+        await component.assess("west", 30.0)
+    assert component.last_error == "Assess failed with INTERNAL: its log is gone"
