@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graf.api.recorded import role_of
+from graf.api.timing import REST_S
 from graf.crd.assignment import (
     AssignedComponent,
     ComponentPeer,
@@ -150,16 +151,17 @@ def _component_problems(
     sites: Mapping[str, Site],
 ) -> list[Problem]:
     field_path = f"spec.components[{index}]"
+    problems = _rest_problems(group, index, component)
     driver_class = driver_classes.get(component.driver_class)
     if driver_class is None:
         return [
+            *problems,
             Problem(
                 f"{field_path}.driverClass",
                 f"there is no DriverClass {component.driver_class}",
                 _choose("add it under driverclasses/ or name", driver_classes),
-            )
+            ),
         ]
-    problems: list[Problem] = []
     for name in group.spec.site_names:
         here = class_at(component.driver_class, driver_classes, sites.get(name))
         if here is None:
@@ -177,6 +179,25 @@ def _component_problems(
             f"{field_path}.siteParameters.{name}",
         )
     return problems
+
+
+def _rest_problems(group: RedundancyGroup, index: int, component: GroupComponent) -> list[Problem]:
+    """A planned move waits at one site for the component to rest, and at the other for its proof.
+
+    Not a rule of the object: a manager before it has accepted such groups, and their records must stay readable.
+    """
+    sites = group.spec.site_names
+    waits = {site: component.at(site).get("quiesceSeconds", int(REST_S)) for site in sites}
+    if all(value == waits[sites[0]] for value in waits.values()):
+        return []
+    return [
+        Problem(
+            f"spec.components[{index}].siteParameters",
+            f"quiesceSeconds differs: {', '.join(f'{value} at {site}' for site, value in waits.items())}; "
+            "a planned move would be taken back after the shorter time",
+            f"declare it once, in components[{index}].parameters; where it is left out it is {int(REST_S)}",
+        )
+    ]
 
 
 def _choose(what: str, known: Mapping[str, object]) -> str:

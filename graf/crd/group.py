@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from graf.api.recorded import AssignedRole
-from graf.api.timing import REST_S
 from graf.crd.assignment import Stage, Voters
 from graf.crd.base import (
     AdministrativeRole,
@@ -216,19 +215,7 @@ class RedundancyGroupSpec(Model):
                         f"{site} is not a site of the group",
                         f"use one of {', '.join(self.site_names)}",
                     )
-            self._check_rest(component, f"components[{index}]")
         self._check_cycles()
-
-    def _check_rest(self, component: GroupComponent, field: str) -> None:
-        """A planned move waits at one site for the component to rest, and at the other for its proof."""
-        waits = {site: component.at(site).get("quiesceSeconds", int(REST_S)) for site in self.site_names}
-        if any(value != waits[self.site_names[0]] for value in waits.values()):
-            raise broken(
-                f"{field}.siteParameters",
-                f"quiesceSeconds differs: {', '.join(f'{value} at {site}' for site, value in waits.items())}; "
-                "a planned move would be taken back after the shorter time",
-                f"declare it once, in {field}.parameters; where it is left out it is {int(REST_S)}",
-            )
 
     def _check_cycles(self) -> None:
         waiting = {component.name: set(component.depends_on) for component in self.components}

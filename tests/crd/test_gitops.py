@@ -518,6 +518,16 @@ WITNESS = b'- {name: witness, kind: Witness, endpoint: "198.18.0.10:7444"}'
 W2 = b'- {name: w2, kind: Witness, endpoint: "198.18.0.11:7444"}'
 
 
+def test_a_group_whose_time_to_rest_differs_is_still_a_group_with_its_records(tree: dict[str, bytes]) -> None:
+    """A manager before this rule has accepted it."""
+    tree = decided(tree, 3, "west")
+    tree[GROUP] = tree[GROUP].replace(b"serverId: 20", b"serverId: 20\n          quiesceSeconds: 20", 1)
+    repository = gitops.load(tree)
+    assert ("RedundancyGroup", "vcu-db") in repository.resources()
+    assert repository.records["vcu-db"].epoch == 3
+    assert "spec.components[0].siteParameters" in {problem.field for problem in repository.problems}, "it is told"
+
+
 def changed_voters(tree: dict[str, bytes], *changes: tuple[bytes, bytes]) -> list[Problem]:
     """What is said against a commit that replaces these words in the group's file."""
     old = gitops.load(tree).resources()
