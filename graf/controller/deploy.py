@@ -153,7 +153,7 @@ class ClusterKeeper:
             self._assigned, self._told = desired.assignments, {}
         self._tell_status(desired)
         documents = {_class_of(item): item for item in self._api.listed("Deployment", _SELECTOR)}
-        found = pods.facts(self._api.listed("Pod", _SELECTOR))
+        found = pods.facts(self._api.listed("Pod", _SELECTOR), time.time())
         deployed = {
             name: self._deployed(name, item, found.get(name) or pods.facts_without_pod(item))
             for name, item in documents.items()

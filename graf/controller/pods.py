@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from graf.controller.rendering import CLASS_LABEL, REVISION
@@ -55,26 +56,32 @@ class PodFacts:
     message: str = "no Pod of it has been made yet"
 
 
-def facts(pods: Iterable[dict[str, Any]]) -> dict[str, PodFacts]:
-    """Driver class -> facts of its newest Pod that is not being deleted, or of one that is; else it is left out."""
+def facts(pods: Iterable[dict[str, Any]], now_s: float) -> dict[str, PodFacts]:
+    """Driver class -> facts of its newest Pod that is not being deleted, or of one that is; else it is left out.
+
+    `now_s` is by the wall clock, as what the API server writes.
+    """
     newest: dict[str, dict[str, Any]] = {}
     ending: dict[str, PodFacts] = {}
     for pod in sorted(pods, key=lambda item: str(item["metadata"].get("creationTimestamp", ""))):
         name = pod["metadata"].get("labels", {}).get(CLASS_LABEL)
         if name and "deletionTimestamp" in pod["metadata"]:
-            ending[name] = _ending(pod)
+            ending[name] = _ending(pod, now_s)
         elif name:
             newest[name] = pod
     return ending | {name: facts_of(pod) for name, pod in newest.items()}
 
 
-def _ending(pod: dict[str, Any]) -> PodFacts:
+def _ending(pod: dict[str, Any], now_s: float) -> PodFacts:
     """Two Pods of a driver never run side by side, so the next one is made when this one has gone."""
     metadata = pod["metadata"]
     node = pod.get("spec", {}).get("nodeName", "")
     where = f" at node {node}" if node else ""
-    message = f"Pod {metadata.get('name', '')}{where} was to end at {metadata['deletionTimestamp']} and is still there"
-    return PodFacts(reason="Ending", message=message)
+    who, until = f"Pod {metadata.get('name', '')}{where}", str(metadata["deletionTimestamp"])
+    if now_s < datetime.fromisoformat(until).timestamp():
+        # The time that it is given lies ahead: so it is in every upgrade.
+        return PodFacts(reason="Stopping", message=f"{who} has until {until} to end")
+    return PodFacts(reason="Ending", message=f"{who} was to end at {until} and is still there")
 
 
 def facts_without_pod(deployment: dict[str, Any]) -> PodFacts:

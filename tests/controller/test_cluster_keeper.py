@@ -252,3 +252,20 @@ def test_a_driver_whose_deployment_was_deleted_does_not_forget_its_epochs(site: 
 def test_a_first_deployment_has_no_epochs_to_forget(site: Site) -> None:
     site.wants(elsewhere=True)
     assert site.round() == "Starting"
+
+
+def test_a_pod_that_ends_in_its_time_is_told_as_that(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.runs()
+    site.wants("localhost/driver:2")
+    site.round()
+    pod = site.api.objects["Pod", "db"]
+    pod["metadata"]["deletionTimestamp"] = "2026-11-30T01:00:30Z"
+    pod["spec"] = {"nodeName": "n1"}
+    end_s = 1796000430.0  # the same
+    monkeypatch.setattr(deploy.time, "time", lambda: end_s - 29.0)
+    assert site.round() == "Stopping"
+    assert site.keeper.states["db"].message == "Pod db at node n1 has until 2026-11-30T01:00:30Z to end"
+    monkeypatch.setattr(deploy.time, "time", lambda: end_s + 1.0)
+    assert site.round() == "Ending"
+    message = "Pod db at node n1 was to end at 2026-11-30T01:00:30Z and is still there"
+    assert site.keeper.states["db"].message == message
