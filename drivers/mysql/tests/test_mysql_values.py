@@ -1,5 +1,8 @@
 """Pure parts: positions, parameters, verdicts."""
 
+import contextlib
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +143,27 @@ def test_the_record_survives_and_an_unreadable_one_is_never_taken_for_none(tmp_p
     file.path.write_text('{"role": "active"}')
     with pytest.raises(RecordUnreadableError, match="not started"):
         file.load()
+
+
+def test_a_record_of_the_version_before_is_replaced_on_a_disk_that_is_full_by_then(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
+    try:
+        path = disk / "record.json"
+        RecordFile(path).save(Record(DataRole.ACTIVE, ("east", "west"), 7))
+        for spare in disk.glob(".*"):
+            spare.unlink()
+        file = RecordFile(path)
+        file.load()
+        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            for _ in range(1000):
+                filler.write(b"f" * 4096)
+        assert shutil.disk_usage(disk).free == 0
+        file.save(Record(DataRole.ACTIVE, ("east",), 8))
+        assert RecordFile(path).load().epoch == 8
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_literal_cannot_end_its_own_quotes() -> None:

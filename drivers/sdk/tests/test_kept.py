@@ -64,3 +64,33 @@ def test_a_higher_epoch_is_admitted_on_a_full_disk(small_disk: Path) -> None:
     fill(small_disk)
     guard.admit("g", "c", 2)
     assert EpochGuard(small_disk).highest("g", "c") == 2
+
+
+def test_a_file_that_a_crash_left_by_its_other_name_is_room_enough(small_disk: Path) -> None:
+    path = small_disk / "record"
+    replace_kept(path, b"one")
+    replace_kept(path, b"two")
+    path.with_name(".record.new").rename(path.with_name(".record.old"))  # ended between its two renames
+    fill(small_disk)
+    keep_room(path)
+    replace_kept(path, b"three")
+    assert path.read_bytes() == b"three"
+
+
+def test_what_is_the_file_itself_is_no_room(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    path.write_bytes(b"one")
+    path.with_name(".record.old").hardlink_to(path)
+    keep_room(path)
+    assert not path.with_name(".record.new").samefile(path)
+
+
+def test_an_epoch_of_the_version_before_gets_its_room_when_it_is_read(small_disk: Path) -> None:
+    EpochGuard(small_disk).admit("g", "c", 1)
+    for spare in small_disk.glob(".*"):
+        spare.unlink()
+    guard = EpochGuard(small_disk)
+    assert guard.highest("g", "c") == 1
+    fill(small_disk)
+    guard.admit("g", "c", 2)
+    assert EpochGuard(small_disk).highest("g", "c") == 2

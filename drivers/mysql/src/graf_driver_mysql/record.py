@@ -7,11 +7,12 @@ server acknowledges anything under the new rule.
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from graf_driver_sdk.kept import replace_kept
+from graf_driver_sdk.kept import keep_room, replace_kept
 
 
 class DataRole(StrEnum):
@@ -46,12 +47,13 @@ class RecordFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()  # a look that makes room must not write beside `save`
 
     def load(self) -> Record:
         """The record, or an empty one where none was ever written."""
         try:
             raw = json.loads(self.path.read_text(encoding="utf-8"))
-            return Record(DataRole(raw["role"]), tuple(raw["synchronous_set"]), int(raw["epoch"]))
+            record = Record(DataRole(raw["role"]), tuple(raw["synchronous_set"]), int(raw["epoch"]))
         except FileNotFoundError:
             return Record()
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -59,8 +61,12 @@ class RecordFile:
                 f"{self.path} cannot be understood ({error}): whether the last writes may be cut off is unknown, "
                 f"the server is not started; restore the file, or move the data directory away to start empty"
             ) from error
+        with self._lock:
+            keep_room(self.path)
+        return record
 
     def save(self, record: Record) -> None:
         """Returns only when the record would survive a power cut."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_kept(self.path, json.dumps(asdict(record)).encode())
+        with self._lock:
+            replace_kept(self.path, json.dumps(asdict(record)).encode())

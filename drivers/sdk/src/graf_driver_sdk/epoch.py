@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from graf_driver_sdk.errors import EpochStateError, StaleEpochError
-from graf_driver_sdk.kept import replace_kept
+from graf_driver_sdk.kept import keep_room, replace_kept
 
 STATE_DIR_VARIABLE: Final = "GRAF_DRIVER_STATE_DIR"
 DEFAULT_STATE_DIR: Final = "/var/lib/graf/driver-state"
@@ -103,9 +103,11 @@ class EpochGuard:
         except OSError as error:
             raise self._untrusted(path, group, component, error.strerror or str(error)) from error
         try:
-            return _decode(content, group, component)
+            epoch = _decode(content, group, component)
         except (ValueError, KeyError, TypeError) as error:
             raise self._untrusted(path, group, component, str(error)) from error
+        keep_room(path)
+        return epoch
 
     @staticmethod
     def _untrusted(path: Path, group: str, component: str, cause: str) -> EpochStateError:

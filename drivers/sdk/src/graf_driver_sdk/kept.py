@@ -31,9 +31,16 @@ def replace_kept(path: Path, content: bytes, sync: Callable[[int], None] = os.fs
 
 
 def keep_room(path: Path) -> None:
-    """Sees to the file that `replace_kept` writes into next. A full disk is no error: there may be room until then."""
-    spare = path.with_name(f".{path.name}.new")
+    """Sees to the file that `replace_kept` writes into next. A full disk is no error: there may be room until then.
+
+    Called by whoever has read the file: the version before did not keep one, and a crash may have left it by its other
+    name.
+    """
+    spare, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     try:
+        # Never what is also the file itself: it would be written in place.
+        if not spare.exists() and old.exists() and not old.samefile(path):
+            old.replace(spare)
         if not spare.exists() or not spare.stat().st_size:
             _write(spare, b"room for the next one\n", _not_needed)
     except OSError:
