@@ -1,11 +1,15 @@
 """A volume belongs to one component, whatever driver is asked."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from graf_driver_pv import owner
 from graf_driver_pv.driver import PvDriver
+from graf_driver_pv.record import Mark
 from graf_driver_pv.testing import SiteUnderTest, digest_of
 from graf_driver_sdk.errors import PreconditionError
 from graf_driver_sdk.types import ComponentKey, EnsureRole, Role, Spec
@@ -61,6 +65,53 @@ async def test_who_served_a_volume_once_does_not_shut_it_when_it_is_anothers(sit
     east.current.symlink_to("live/tree")
     await east.start()
     assert east.current.is_symlink(), "its mark names a volume that is not its own any more"
+
+
+def is_open(volume: Path) -> bool:
+    return os.path.lexists(volume / "current")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("cannot", ["read", "unlink"])
+async def test_one_volume_that_does_not_answer_keeps_no_other_from_being_shut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, cannot: str
+) -> None:
+    """Its owner is unknown: what can be shut there is shut all the same."""
+    driver = PvDriver()
+    driver.state_dir = tmp_path / "state"
+    broken, left = tmp_path / "a", tmp_path / "b"
+    for name, folder in (("a", broken), ("b", left)):
+        folder.mkdir()
+        (folder / "current").symlink_to("live/tree")
+        (folder / "owner").write_text(f"g/{name}\n")
+        Mark.of(driver.state_dir, "g", name).set(folder)
+    method = "read_text" if cannot == "read" else "unlink"
+    real = getattr(Path, method)
+
+    def fails(path: Path, *rest: Any, **more: Any) -> Any:
+        if broken in path.parents:
+            raise OSError(number, os.strerror(number), os.fspath(path))
+        return real(path, *rest, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, method, fails)
+        await driver.start()
+    await driver.close()
+    assert not is_open(left)
+    assert is_open(broken) is (cannot == "unlink")
+
+
+async def test_a_file_in_a_volumes_place_keeps_no_other_from_being_shut(tmp_path: Path) -> None:
+    driver = PvDriver()
+    driver.state_dir = tmp_path / "state"
+    (tmp_path / "a").write_text("no folder")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "current").symlink_to("live/tree")
+    for name in "ab":
+        Mark.of(driver.state_dir, "g", name).set(tmp_path / name)
+    await driver.start()
+    await driver.close()
+    assert not is_open(tmp_path / "b")
 
 
 def test_a_volume_of_a_release_without_owners_is_taken_and_a_full_disk_is_no_reason_to_stay_open(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import shutil
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -87,17 +86,12 @@ class PvDriver(Driver):
     def _shut_leftovers(self) -> None:
         """A link outlives the machine. Applications wait for the driver's socket, so they never find a stale one."""
         for volume, served_by in Mark.volumes(self.state_dir):
-            layout = Layout(volume)
-            if (now := owner_of(layout.owner)) and Mark.name_of(*now.partition("/")[::2]) != served_by:
-                continue  # given to another component since
             try:
-                open_in_order = RecordFile(layout.record).load().stays_open
-            except RecordUnreadableError:
-                open_in_order = False
-            if not open_in_order and os.path.lexists(layout.current):
-                layout.current.unlink()
-                sync_folder(layout.root)
-                event(_LOG, "shut what a crash had left open", volume=str(volume))
+                _shut_leftover(Layout(volume), served_by)
+            except OSError as error:
+                # One disk that does not answer must not keep the driver from fencing the others.
+                cause = told(error, volume)
+                event(_LOG, "what a crash may have left open cannot be shut", logging.ERROR, cause=cause)
 
     async def probe(self) -> Readiness:
         """Ready when the programs are here that copy."""
@@ -194,6 +188,30 @@ class PvDriver(Driver):
             await asyncio.sleep(_TICK_S)
             for key in list(self._managed):
                 self.notify(key)
+
+
+def _shut_leftover(layout: Layout, served_by: str) -> None:
+    """Of one volume; raises OSError."""
+    try:
+        now = owner_of(layout.owner)
+    except OSError as error:
+        # Unknown is no other's: shut, it can be opened again; open, two sites may serve it.
+        event(_LOG, "whose volume it is cannot be read", logging.ERROR, cause=told(error, layout.root))
+        now = ""
+    if now and Mark.name_of(*now.partition("/")[::2]) != served_by:
+        return  # given to another component since
+    try:
+        open_in_order = RecordFile(layout.record).load().stays_open
+    except RecordUnreadableError:
+        open_in_order = False
+    if open_in_order:
+        return
+    try:
+        layout.current.unlink()
+    except FileNotFoundError:
+        return
+    sync_folder(layout.root)
+    event(_LOG, "shut what a crash had left open", volume=str(layout.root))
 
 
 async def _told(call: Awaitable[T]) -> T:
