@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from graf_driver_pv import events, problems, status
 from graf_driver_pv.active import Active
+from graf_driver_pv.component import Component
 from graf_driver_pv.copying import PullError
 from graf_driver_pv.deposit import Deposit
 from graf_driver_pv.driver import PvDriver
@@ -25,12 +26,13 @@ from graf_driver_pv.manifest import Manifest
 from graf_driver_pv.outlet import Heard
 from graf_driver_pv.parameters import Repository, parse
 from graf_driver_pv.position import Position
+from graf_driver_pv.record import Record, RecordFile, RecordUnreadableError, this_boot
 from graf_driver_pv.seal import seal
 from graf_driver_pv.store import Store
 from graf_driver_pv.testing import SiteUnderTest, make_authority, make_identity, two_sites
 from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.testing import eventually
-from graf_driver_sdk.types import ComponentKey, Role, Spec
+from graf_driver_sdk.types import ComponentKey, EnsureRole, Role, Spec
 
 MIB = 1 << 20
 
@@ -109,6 +111,80 @@ async def test_a_full_standby_follows_again_when_there_is_less(tmp_path: Path, s
             (east.current / f"more{index}").unlink()
         (east.current / "had").write_text("less")
         await west.wait_generation_with(east.current)
+
+
+def left_open(small_disk: Path) -> Component:
+    """A volume that the version before, which kept no room, has left in order: served, and its disk full."""
+    layout = Layout(small_disk / "volume")
+    layout.make()
+    layout.tree.mkdir(parents=True)
+    layout.current.symlink_to("live/tree")
+    RecordFile(layout.record).save(Record(Role.ACTIVE, 3, 3, boot=this_boot()))
+    for spare in layout.root.glob(".record*"):
+        spare.unlink()
+    where = {"directory": str(layout.root), "repository": {"location": "/r", "passwordFile": "/p"}}
+    parameters, _ = parse(where)
+    assert parameters is not None
+    return Component(ComponentKey("g", "c", "east"), parameters, lambda: None)
+
+
+async def fenced(component: Component, epoch: int) -> None:
+    await component.open()
+    await component.ensure_role(EnsureRole(Spec(component.key, {}), Role.FENCED, epoch))
+    assert not component.is_open
+    known = RecordFile(component.layout.record).load()
+    assert (known.role, known.epoch, known.boot) == (Role.FENCED, epoch, "")
+
+
+async def test_a_full_volume_of_the_version_before_is_fenced(small_disk: Path) -> None:
+    component = left_open(small_disk)
+    fill(small_disk / "filler")
+    await fenced(component, 4)
+    await fenced(component, 5)
+
+
+async def test_what_was_being_received_makes_room_for_the_record(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_needed(file: RecordFile, record: Record) -> None:
+        raise AssertionError("there was room")
+
+    monkeypatch.setattr(RecordFile, "save_in_place", not_needed)
+    component = left_open(small_disk)
+    component.layout.incoming.mkdir()
+    (component.layout.incoming / "part").write_bytes(b"p" * MIB)
+    fill(small_disk / "filler")
+    await fenced(component, 4)
+
+
+async def test_a_record_that_cannot_be_replaced_at_all_keeps_no_volume_open(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: RecordFile, record: Record) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    component = left_open(small_disk)
+    with monkeypatch.context() as patched:
+        patched.setattr(RecordFile, "save", full)
+        patched.setattr(RecordFile, "save_in_place", full)
+        await component.open()
+        with pytest.raises(OSError, match="No space left"):
+            await component.ensure_role(EnsureRole(Spec(component.key, {}), Role.FENCED, 4))
+        assert not component.is_open
+    await fenced(component, 4)
+
+
+def test_a_record_that_was_torn_in_its_place_is_not_understood(tmp_path: Path) -> None:
+    file = RecordFile(tmp_path / "record.json")
+    file.save(Record(Role.ACTIVE, 3, 3, boot=this_boot()))
+    before = file.path.read_bytes()
+    file.save_in_place(Record(Role.FENCED, 4, 3))
+    after = file.path.read_bytes()
+    assert file.load() == Record(Role.FENCED, 4, 3)
+    for length in range(1, len(after)):
+        file.path.write_bytes(after[:length] + before[length:])
+        with contextlib.suppress(RecordUnreadableError):
+            assert not file.load().stays_open or after[:length] == before[:length]
 
 
 def volume(tmp_path: Path) -> Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -25,6 +26,7 @@ from graf_driver_pv.manifest import Manifest, changed_in
 from graf_driver_pv.outlet import Outlet
 from graf_driver_pv.parameters import Parameters, Repository, parse
 from graf_driver_pv.position import Position
+from graf_driver_pv.problems import FULL, told
 from graf_driver_pv.record import Mark, Record, RecordFile, this_boot
 from graf_driver_pv.repository import FromRepository
 from graf_driver_pv.restic import Restic
@@ -98,16 +100,23 @@ class Component:
     def _open(self) -> Record:
         self.layout.make()
         owner.take(self.layout.owner, self.key)
+        self._file.keep_room()  # before anything else takes what is left
         self._replaced = not self.layout.record.exists() and self._mark.is_set()
         record = self._file.load()
         if self._replaced:
             record = replace(record, followed=True)  # whatever it has now, it is not the group's data
-        durable.discard(self.layout.clone, self.layout.trash)
         if not record.stays_open:
             self.withdraw()
+        durable.discard(self.layout.clone, self.layout.trash)
         if record.boot:
             record = replace(record, boot="")
-            self._file.save(record)
+            try:
+                self._save_in_no_room(record)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                # Only a crash before the next change of role tells the difference; a refusal would keep the fence off.
+                event(_LOG, "the record is not replaced", logging.WARNING, cause=told(error, self.layout.root))
         self._file.keep_room()
         return record
 
@@ -124,6 +133,23 @@ class Component:
         if record != self.record:
             await run_blocking(self._file.save, record)
             self.record = record
+
+    def _save_in_no_room(self, record: Record) -> None:
+        """As `save`, while nothing is made or received here: also where a full disk has no file kept for it."""
+        try:
+            self._file.save(record)
+            return
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+        with contextlib.suppress(OSError):
+            self.store.abandon()
+        try:
+            self._file.save(record)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._file.save_in_place(record)
 
     # -- roles ---------------------------------------------------------------------------------------------------
 
@@ -142,7 +168,10 @@ class Component:
         """Closed first, then written down."""
         await run_blocking(self.withdraw)
         await self._stop()
-        await self.save(replace(self.record, role=role, epoch=epoch, quiesced=False))
+        shut = replace(self.record, role=role, epoch=epoch, quiesced=False)
+        if shut != self.record:
+            await run_blocking(self._save_in_no_room, shut)
+            self.record = shut
         self.on_change()
 
     async def _activate(self, request: EnsureRole) -> Progress:
