@@ -22,7 +22,7 @@ from graf_driver_pv.deposit import Deposit
 from graf_driver_pv.driver import PvDriver
 from graf_driver_pv.events import Changes, Watcher
 from graf_driver_pv.layout import Layout
-from graf_driver_pv.manifest import Manifest
+from graf_driver_pv.manifest import Manifest, walk
 from graf_driver_pv.outlet import Heard
 from graf_driver_pv.parameters import Repository, parse
 from graf_driver_pv.position import Position
@@ -33,6 +33,7 @@ from graf_driver_pv.testing import SiteUnderTest, make_authority, make_identity,
 from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.testing import eventually
 from graf_driver_sdk.types import ComponentKey, EnsureRole, Role, Spec
+from inotify_simple import INotify
 
 MIB = 1 << 20
 
@@ -315,6 +316,47 @@ async def test_a_clock_that_is_set_back_makes_no_generation_younger(
         monkeypatch.setattr(time, "time_ns", lambda: hour_ago_ns)
         assert active.behind_s(str(first.position), first.begun_wall_ms) > 0
         assert active.behind_s("e0000000000-0000000001", first.begun_wall_ms) == -1, "what is not known is told as such"
+    finally:
+        await active.stop()
+
+
+async def test_what_is_written_while_a_folder_is_not_watched_is_found_when_it_is_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is met by one folder, and nothing is in the way any more when the next generation is made."""
+    store = volume(tmp_path)
+    where = {"directory": str(tmp_path), "repository": {"location": "/r", "passwordFile": "/p"}}
+    parameters, _ = parse({**where, "rpoSeconds": 3600})
+    assert parameters is not None
+    late = store.layout.tree / "sub" / "late"
+    watch = INotify.add_watch
+
+    def limited(inotify: INotify, path: str, mask: int) -> Any:
+        if path.endswith("/sub") and not late.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return watch(inotify, path, mask)
+
+    def walked(root: str, below: str) -> Any:
+        found = list(walk(root, below))
+        if below == "sub":
+            late.write_text("after the look into the folder")
+        return found
+
+    monkeypatch.setattr(INotify, "add_watch", limited)
+    monkeypatch.setattr(events, "walk", walked)
+    own = replace(parameters, interval_s=0.01)
+    active = Active(store, own, 1, {}, None, lambda: None, lambda _: NoOutlet())
+
+    async def settled() -> bool:
+        known = active.manifest
+        return known is not None and "sub" in known.entries and not await active.pending()
+
+    try:
+        await eventually("a first look", lambda: active._looked.is_set(), 30, 0.01)
+        late.parent.mkdir()
+        await eventually("nothing to be pending", settled, 30, 0.01)
+        assert active.manifest is not None
+        assert "sub/late" in active.manifest.entries
     finally:
         await active.stop()
 

@@ -324,6 +324,9 @@ class Active:
             if not await run_blocking(self._store.layout.tree.is_dir):
                 raise StoreError(f"{self._store.layout.tree} is gone: nothing is made of what is not there")
             if watcher is not None and watcher.problem and self._loop.time() >= self._mend_at_s:
+                # What was written where nobody listened is found by looking. Said before: else, with nothing in the way
+                # any more and before the look, nothing would seem to be missing.
+                watcher.give_back(Changes(everything=True, since_ns=begun_ns))
                 await run_blocking(watcher.mend)
                 self._mend_at_s = self._loop.time() + _MEND_S
             changes = watcher.take() if watcher is not None else Changes(everything=True, since_ns=begun_ns)
