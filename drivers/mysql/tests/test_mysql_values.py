@@ -4,12 +4,16 @@ import contextlib
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import AsyncMock, Mock
 
 import pytest
+from graf_driver_mysql.backend import Backend, Mode
 from graf_driver_mysql.driver import MysqlDriver
 from graf_driver_mysql.gtid import Gtid, Position
-from graf_driver_mysql.parameters import parse, peer_endpoint
+from graf_driver_mysql.parameters import REPLICATION_USER, parse, peer_endpoint
+from graf_driver_mysql.passwords import Passwords
 from graf_driver_mysql.record import DataRole, Record, RecordFile, RecordUnreadableError
 from graf_driver_mysql.resync import verdict
 from graf_driver_mysql.sql import quoted
@@ -164,6 +168,29 @@ def test_a_record_of_the_version_before_is_replaced_on_a_disk_that_is_full_by_th
         assert RecordFile(path).load().epoch == 8
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+async def test_a_password_that_could_not_be_read_for_one_look_is_not_waited_for_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "password"
+    path.write_text("secret")
+    backend = SimpleNamespace(run=1, mode=Mode.ACTIVE, site="east", record=AsyncMock(return_value=Record(epoch=3)))
+    backend.parameters = SimpleNamespace(
+        scope=None, engine="mariadb", replication_password_file=path, application_user=None
+    )
+    backend.side_session = AsyncMock(return_value=Mock())
+    passwords = Passwords(cast(Backend, backend))
+    settle = AsyncMock(return_value=True)
+    monkeypatch.setattr(passwords, "_settle", settle)
+    await passwords.tend([], [])
+    path.write_text("")
+    await passwords.tend([], [])
+    assert "no password that can be used" in passwords.waiting[REPLICATION_USER]
+    path.write_text("secret")
+    await passwords.tend([], [])
+    assert not passwords.waiting
+    assert settle.await_count == 1
 
 
 def test_a_literal_cannot_end_its_own_quotes() -> None:

@@ -67,8 +67,10 @@ class Passwords:
             password = await asyncio.to_thread(credentials.read, path, longest)
             if not password:
                 self.waiting[user] = f"{path} has no password that can be used: the one before stays (see Validate)"
+                continue
             state = _Settled(backend.run, epoch, password)
-            if not password or self._settled.get(user) == state:
+            if self._settled.get(user) == state:
+                self.waiting.pop(user, None)  # the file could not be read meanwhile, and says what it said before
                 continue
             logged = backend.parameters.scope is None
             if logged and len(in_force) > 1 and (await semi_sync(backend.control)).clients < 1:
