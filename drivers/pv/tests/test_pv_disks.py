@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graf_driver_pv import events, problems, status
+from graf_driver_pv import events, follow, problems, status
 from graf_driver_pv.active import Active
+from graf_driver_pv.client import Head
 from graf_driver_pv.component import Component
-from graf_driver_pv.copying import PullError
+from graf_driver_pv.copying import PullError, Work
 from graf_driver_pv.deposit import Deposit
 from graf_driver_pv.driver import PvDriver
 from graf_driver_pv.events import Changes, Watcher
+from graf_driver_pv.follow import Follower
 from graf_driver_pv.layout import Layout
 from graf_driver_pv.manifest import Manifest, walk
 from graf_driver_pv.outlet import Heard
@@ -186,6 +188,71 @@ def test_a_record_that_was_torn_in_its_place_is_not_understood(tmp_path: Path) -
         file.path.write_bytes(after[:length] + before[length:])
         with contextlib.suppress(RecordUnreadableError):
             assert not file.load().stays_open or after[:length] == before[:length]
+
+
+class TooLarge:
+    """An active whose generations no disk has room for."""
+
+    settle_s = 0.0
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.number = 1
+        self.asked = 0
+        self.brought: list[int] = []
+
+    async def connect(self) -> None:
+        self.asked += 1
+
+    async def close(self) -> None:
+        return
+
+    async def look(self, asked_wall_ms: int) -> Head:
+        raise AssertionError("nobody asks for a verdict")
+
+    async def next(self, have: Position | None, begun_wall_ms: int, wait_s: float) -> Head:
+        newest = Position(1, self.number)
+        return Head(1, newest, 1, 0.0, time.monotonic_ns(), newest, {})
+
+    async def manifest(self, position: Position, have: Manifest | None) -> tuple[Manifest | None, bytes]:
+        return Manifest(position, {}, "point-in-time", 1, {}, (0o755, 0, 0)), b""
+
+    async def bring(self, work: Work, manifest: Manifest, newest: Manifest | None) -> None:
+        self.brought.append(self.number)
+        raise self.error
+
+    def distrust(self, position: Position) -> None:
+        return
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), PullError("rsync ended with 11: No space left on device (28)")],
+    ids=["own", "rsync"],
+)
+async def test_a_full_standby_copies_a_generation_anew_only_when_there_may_be_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(follow, "_RETRY_S", (0.001,))
+    monkeypatch.setattr(follow, "_FULL_S", 3600)
+    store = volume(tmp_path)
+    parameters, _ = parse({"directory": str(tmp_path), "repository": {"location": "/r", "passwordFile": "/p"}})
+    assert parameters is not None
+    peer = TooLarge(error)
+    follower = Follower(store, parameters, "west", peer, 1, lambda: None)
+    try:
+        await eventually("many looks", lambda: peer.asked >= 10, 30, 0.01)
+        assert peer.brought == [1]
+        assert "No space left" in follower.problem
+        assert not store.layout.incoming.exists(), "its room is given back"
+        peer.number = 2
+        await eventually("another generation to be tried", lambda: len(peer.brought) > 1, 30, 0.01)
+        assert peer.brought == [1, 2]
+        monkeypatch.setattr(follow, "_FULL_S", 0)
+        peer.number = 3
+        await eventually("one to be tried again after a time", lambda: peer.brought[2:4] == [3, 3], 30, 0.01)
+    finally:
+        await follower.stop()
 
 
 def volume(tmp_path: Path) -> Store:

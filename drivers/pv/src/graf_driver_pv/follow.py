@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from graf_driver_sdk.blocking import run_blocking
@@ -28,9 +29,19 @@ from graf_driver_pv.upstream import Upstream
 _LOG = logging.getLogger("graf_driver_pv.follow")
 _WAIT_S = 0.5
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+_FULL_S = 60.0  # all of it is copied again then: somebody may have made room
 _MARK = "of"
 # Standard streams, and the pipe at 3, come first in a copier's shell: the lock must be none of them.
 _FIRST_FREE_FD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Full:
+    """A generation for which there was no room; it is not copied anew before `until_s`, and another one is at once."""
+
+    position: Position
+    why: str
+    until_s: float
 
 
 class Follower:
@@ -63,6 +74,7 @@ class Follower:
         self.pulling = ""
         self.pulls = 0
         self.last_pull_s = 0.0
+        self._full: _Full | None = None
         self._changed = asyncio.Condition()
         self._task = asyncio.create_task(self._run(), name="pv-follow")
 
@@ -138,12 +150,17 @@ class Follower:
                     self.diverged = True
                     raise PullError(f"{have.position} here is no part of what {self.peer_site} serves: Resync is due")
                 self.head, self.diverged = head, False
+                full = self._full
+                if full is not None and head.newest == full.position and time.monotonic() < full.until_s:
+                    raise PullError(full.why)
                 await self._tell(head.note)
                 if head.newest is not None and (have is None or head.newest != have.position):
                     try:
                         await self._pull(head.newest)
-                    except OSError as error:
-                        if error.errno in FULL:
+                    except (OSError, PullError) as error:
+                        if _is_full(error):
+                            why = told(error, self._store.layout.root) if isinstance(error, OSError) else str(error)
+                            self._full = _Full(head.newest, why, time.monotonic() + _FULL_S)
                             # Also what is left of files that the next generation may not have: else it stays full.
                             await run_blocking(self._store.abandon)
                         raise
@@ -256,3 +273,10 @@ class Follower:
     def _after(self, manifest: Manifest) -> None:
         self._store.prune(self._own.keep)
         self._store.prepare(manifest)
+
+
+def _is_full(error: OSError | PullError) -> bool:
+    """Whether this site's disk has no room; of a copier's errors only the words are known."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(os.strerror(number) in str(error) for number in FULL)
