@@ -51,6 +51,7 @@ class Pass:
 
     Attributes:
         tried: what was looked at since the pass last came to its end; a pass that was stopped goes on behind it.
+        doomed: of that, what is to be deleted: at the end, when it is known how many they are.
     """
 
     generation: Generation
@@ -58,6 +59,7 @@ class Pass:
     waiting: dict[Ref, str] = field(default_factory=dict)
     archives: list[str] = field(default_factory=list)
     tried: set[Ref] = field(default_factory=set)
+    doomed: list[Finding] = field(default_factory=list)
     total: int = 0
 
     @property
@@ -88,7 +90,6 @@ class Applier:
         if not work.tried:
             work.waiting = dict(failed)
         work.total = len(wanted) + len(deleted) + len(failed)
-        doomed: list[Finding] = []
         for ref in [*sorted(wanted), *sorted(deleted)]:
             if ref in work.settled or ref in work.tried:
                 continue
@@ -96,11 +97,12 @@ class Applier:
                 raise Stopped
             finding = self.examine(ref, wanted.get(ref), ledger)
             if ref in deleted and finding.live is not None and finding.state is State.BEHIND and not finding.why:
-                doomed.append(finding)
-                continue
-            self._attempt(work, finding, force)
+                work.doomed.append(finding)
+            else:
+                self._attempt(work, finding, force)
             work.tried.add(ref)
-        self._delete(work, doomed, stop)
+        self._delete(work, stop)
+        work.doomed.clear()
         work.tried.clear()
 
     def finish(self, work: Pass) -> None:
@@ -237,20 +239,22 @@ class Applier:
             result = self.cluster.replace({**whole, "metadata": result["metadata"]})
         return model.footprint(result, self._manager)
 
-    def _delete(self, work: Pass, doomed: list[Finding], stop: Callable[[], bool]) -> None:
-        limit = self.parameters.max_deletions
+    def _delete(self, work: Pass, stop: Callable[[], bool]) -> None:
+        """Each is deleted as it was read, however long ago; what came of it is in the pass, so that it can go on."""
+        doomed, limit = work.doomed, self.parameters.max_deletions
         reason = ""
         if not self.parameters.deletions:
             reason = "deleted at the active, kept here: the parameter deletions is false"
         elif len(doomed) > limit:
             reason = f"{len(doomed)} deletions at once are more than maxDeletions {limit}: check, then raise it"
         for finding in doomed:
-            if stop():
-                raise Stopped
-            work.tried.add(finding.ref)
             if reason:
                 work.waiting[finding.ref] = reason
                 continue
+            if finding.ref in work.settled or finding.ref in work.waiting:
+                continue
+            if stop():
+                raise Stopped
             try:
                 self._remove(work, finding)
             except ClusterError as error:
