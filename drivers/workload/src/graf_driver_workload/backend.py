@@ -20,7 +20,7 @@ from graf_driver_workload import names, record
 from graf_driver_workload.api import ConflictError, KubeApi, Object
 from graf_driver_workload.evidence import Evidence, is_full
 from graf_driver_workload.judge import count_known, describe, is_down_to, is_up, keeps, remaining
-from graf_driver_workload.manifests import Manifests, check_overrides, manifests
+from graf_driver_workload.manifests import Manifests, manifests
 from graf_driver_workload.objects import NoScaleError, Objects, Workload
 from graf_driver_workload.parameters import Mode, Parameters, Target
 from graf_driver_workload.record import CONFIG_MAP, Entry, Record
@@ -299,7 +299,6 @@ class Backend:
         done = replace(begun, digest=wanted.digest)
         if kept == done and self._all_there(done.entries):
             return done
-        check_overrides(self._parameters)
         self._stored(kept, begun)
         for item in wanted.items:
             objects_of_ours.apply(self._api, self._key, self._namespace, item, force=self._parameters.force_conflicts)

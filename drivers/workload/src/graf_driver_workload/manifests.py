@@ -77,26 +77,40 @@ def manifests(api: KubeApi, key: ComponentKey, parameters: Parameters) -> Manife
 
 
 def check_overrides(parameters: Parameters) -> None:
-    """Kustomize says nothing of a target that no object has: the site would go on without its patch.
+    """Kustomize says nothing of a target that no object has: the site would go on without its patch. For Validate.
+
+    No role depends on it: what matches nothing today was perhaps made for a manifest of tomorrow.
 
     Raises:
         ManifestError: which override, and its target.
     """
-    targets = {f"{_MATCHED}{n}": one["target"] for n, one in enumerate(parameters.overrides) if one.get("target")}
-    if not targets:
-        return
-    marks = [{"target": target, "patch": _mark(name)} for name, target in targets.items()]
-    rendered = render(replace(parameters, overrides=tuple(marks)))
-    for name, target in targets.items():
-        if f"{name}:" not in rendered:
-            words = ", ".join(f"{key} {value}" for key, value in target.items())
-            number = name.removeprefix(_MATCHED)
+    overrides = parameters.overrides
+    marked = [patch for number, one in enumerate(overrides) for patch in (*_mark(number, one), one)]
+    try:
+        together = render(replace(parameters, overrides=tuple(marked)))
+    except ManifestError:  # a patch that tests for what a mark has changed: each mark is looked at by itself
+        together = ""
+    for number, one in enumerate(overrides):
+        mark = _mark(number, one)
+        if not mark or _name(number) in together:
+            continue
+        # A later patch may have taken the mark away, or the whole object: then it shows without the later ones.
+        if _name(number) not in render(replace(parameters, overrides=(*overrides[:number], *mark))):
+            words = ", ".join(f"{key} {value}" for key, value in one["target"].items())
             raise ManifestError(f"overrides[{number}] patches nothing: no object has {words}; correct its target")
 
 
-def _mark(name: str) -> str:
-    metadata = {"name": "any", "annotations": {name: "yes"}}
-    return json.dumps({"apiVersion": "v1", "kind": "Any", "metadata": metadata})
+def _name(number: int) -> str:
+    return f"{_MATCHED}{number}:"
+
+
+def _mark(number: int, override: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """A patch that marks what the override chooses, to be put just before it; none for one that has no target."""
+    if not override.get("target"):
+        return ()
+    metadata = {"name": "any", "annotations": {_name(number).removesuffix(":"): "yes"}}
+    patch = json.dumps({"apiVersion": "v1", "kind": "Any", "metadata": metadata})
+    return ({"target": override["target"], "patch": patch},)
 
 
 def render(parameters: Parameters) -> str:
@@ -182,9 +196,11 @@ def _replicas(title: str, spec: Mapping[str, Any]) -> int:
     value = spec.get("replicas")
     if value is None:  # left out, or without a value: the API server's default
         return 1
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, str) and value.isascii() and value.isdigit():  # in quotes, as templates make it
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value % 1 != 0:
         raise ManifestError(f"replicas of {title} is {value!r}; give a whole number, from 0")
-    return value
+    return int(value)
 
 
 def titles(items: Sequence[Manifest]) -> str:
