@@ -8,6 +8,7 @@ import pytest
 from graf_driver_sdk.client import DriverCallError
 from graf_driver_sdk.types import Health, Role
 from graf_driver_workload.manifests import ManifestError, _replicas
+from graf_driver_workload.names import OWNER
 from graf_driver_workload.parameters import STATEFUL_SET
 from graf_driver_workload.record import CONFIG_MAP
 from workload_cluster import wait_for
@@ -214,3 +215,18 @@ async def test_what_is_there_is_fenced_also_when_another_target_is_not(site: Sit
         assert caught.value.reason == "not-found"
         assert site.replicas("app") == 0
     site.until_pods(1)
+
+
+async def test_a_marker_that_somebody_made_anew_with_the_same_content_is_still_the_components(site: Site) -> None:
+    """As `kubectl replace` of an exported copy does, and a GitOps agent that replaces: the annotation is lost."""
+    site.create(deployment("app", 1))
+    site.parameters = {"mode": "warm", "targets": [{"kind": "Deployment", "name": "app"}], "markerConfigMap": "role"}
+    await site.ensure(Role.ACTIVE)
+    owner = {OWNER: None}
+    for role in (Role.FENCED, Role.ACTIVE):
+        site.patch("role", {"metadata": {"annotations": owner}}, CONFIG_MAP)
+        await site.ensure(role)
+        found = site.get("role", CONFIG_MAP)
+        assert found is not None
+        assert found["data"]["role"] == role.name
+        assert found["metadata"]["annotations"][OWNER] == "vcu/app@east"

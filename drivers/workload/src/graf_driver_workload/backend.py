@@ -9,7 +9,7 @@ Order is what makes it safe against a crash at any line:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graf_driver_sdk.errors import DriverError, PreconditionError, StaleEpochError
@@ -331,16 +331,22 @@ class Backend:
         if live is not None:
             old: Object = live.get("data") or {}
             seen, owner = old.get("epoch", ""), (live["metadata"].get("annotations") or {}).get(names.OWNER, "")
-            if old and not owner:
+            if not owner and _is_foreign(old, data):
                 raise objects_of_ours.NotOursError(
                     f"ConfigMap/{name} is in {self._namespace} already and has somebody else's content; give "
                     f"markerConfigMap a name of its own, or remove that one"
                 )
+            # Without an owner it has what this driver writes and no more: somebody has replaced it by a copy.
             self._check_claim(f"ConfigMap/{name}", owner, int(seen) if seen.isdigit() else 0, epoch)
-            if all(old.get(field) == value for field, value in data.items()):
+            if owner and all(old.get(field) == value for field, value in data.items()):
                 return
         metadata = {"name": name, "namespace": self._namespace, "annotations": {names.OWNER: str(self._key)}}
         self._api.apply(path, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}, force=True)
+
+
+def _is_foreign(old: Object, data: Mapping[str, str]) -> bool:
+    """Whether a marker's content is not what this component writes there, whichever its role and epoch."""
+    return bool(set(old) - set(data)) or any(old.get(field, data[field]) != data[field] for field in ("site", "group"))
 
 
 def _entries(kept: Record | None) -> tuple[Entry, ...]:
