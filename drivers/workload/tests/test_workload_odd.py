@@ -230,3 +230,32 @@ async def test_a_marker_that_somebody_made_anew_with_the_same_content_is_still_t
         assert found is not None
         assert found["data"]["role"] == role.name
         assert found["metadata"]["annotations"][OWNER] == "vcu/app@east"
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"apiVersion": "example.org/v1", "kind": "Gone", "name": "x"}, "no-such-kind"),
+        ({"apiVersion": "v1", "kind": "ReplicationController", "name": "x"}, "forbidden"),
+    ],
+    ids=["kind", "permission"],
+)
+async def test_a_target_that_cannot_be_asked_for_keeps_no_other_one_from_being_fenced(
+    site: Site, other: dict[str, str], reason: str
+) -> None:
+    site.create(deployment("app", 1))
+    site.until_pods(1)
+    site.parameters = {"mode": "warm", "targets": [other, {"kind": "Deployment", "name": "app"}]}
+    for _ in range(2):
+        with pytest.raises(DriverCallError) as caught:
+            await site.once(Role.FENCED)
+        assert caught.value.reason == reason
+    site.until_pods(0)
+    site.parameters = {"mode": "warm", "selector": "part=vcu", "selectorKinds": [
+        {name: value for name, value in one.items() if name != "name"} for one in site.parameters["targets"]
+    ]}  # fmt: skip
+    site.patch("app", {"spec": {"replicas": 1}})
+    with pytest.raises(DriverCallError) as caught:
+        await site.ensure(Role.FENCED)
+    assert caught.value.reason == reason
+    assert site.replicas("app") == 0

@@ -9,15 +9,18 @@ Order is what makes it safe against a crash at any line:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from graf_driver_sdk.errors import DriverError, PreconditionError, StaleEpochError
 from graf_driver_sdk.types import ComponentKey, Progress, Role
 
 from graf_driver_workload import apply as objects_of_ours
 from graf_driver_workload import names, record
-from graf_driver_workload.api import ConflictError, KubeApi, Object
+from graf_driver_workload.api import ConflictError, ForbiddenError, KubeApi, NoSuchKindError, Object
 from graf_driver_workload.evidence import Evidence, is_full
 from graf_driver_workload.judge import count_known, describe, is_down_to, is_up, keeps, remaining
 from graf_driver_workload.manifests import Manifests, manifests
@@ -25,6 +28,7 @@ from graf_driver_workload.objects import NoScaleError, Objects, Workload
 from graf_driver_workload.parameters import Mode, Parameters, Target
 from graf_driver_workload.record import CONFIG_MAP, Entry, Record
 
+_T = TypeVar("_T")
 _SOON_MS = 100
 _LATER_MS = 300
 
@@ -120,25 +124,22 @@ class Backend:
         """All of them; with `trouble`, those that can be had, and there why others cannot.
 
         Raises:
-            NotFoundError, NoScaleError: the first that cannot be had, without `trouble`.
+            NotFoundError, NoScaleError, NoSuchKindError, ForbiddenError: the first, without `trouble`.
         """
         parameters, found = self._parameters, {}
         for target in parameters.targets:
-            try:
-                found[target.kind, target.name] = self._target(objects, target)
-            except (NotFoundError, NoScaleError) as error:
-                if trouble is None:
-                    raise
-                trouble.append(error)
+            if (workload := _had(trouble, partial(self._target, objects, target))) is not None:
+                found[target.kind, target.name] = workload
         if parameters.selector is not None:
             # A workload that has lost its label is still ours: it must not go on running when we are fenced.
-            for selector in (parameters.selector, f"{names.COMPONENT}={names.component_label(self._key)}"):
-                for target, item in objects.selected(parameters.selector_kinds, selector):
+            selectors = parameters.selector, f"{names.COMPONENT}={names.component_label(self._key)}"
+            for kind, selector in itertools.product(parameters.selector_kinds, selectors):
+                for target, item in _had(trouble, partial(objects.selected, kind, selector)) or ():
                     if (target.kind, target.name) in found:
                         continue
-                    if (workload := objects.workload(target, item)) is not None:
+                    if (workload := _had(trouble, partial(objects.workload, target, item))) is not None:
                         found[target.kind, target.name] = workload
-            if not found:
+            if not found and not trouble:
                 kinds = ", ".join(kind.kind for kind in parameters.selector_kinds)
                 raise NotFoundError(
                     f"selector {parameters.selector!r} matches none of {kinds} in namespace {self._namespace}; "
@@ -342,6 +343,17 @@ class Backend:
                 return
         metadata = {"name": name, "namespace": self._namespace, "annotations": {names.OWNER: str(self._key)}}
         self._api.apply(path, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}, force=True)
+
+
+def _had(trouble: list[DriverError] | None, ask: Callable[[], _T]) -> _T | None:
+    """What was asked for; None when that one cannot be had, and `trouble` is to say why."""
+    try:
+        return ask()
+    except (NotFoundError, NoScaleError, NoSuchKindError, ForbiddenError) as error:
+        if trouble is None:
+            raise
+        trouble.append(error)
+        return None
 
 
 def _is_foreign(old: Object, data: Mapping[str, str]) -> bool:

@@ -133,14 +133,10 @@ class Objects:
             labels=metadata.get("labels") or {},
         )
 
-    def selected(self, kinds: tuple[Kind, ...], selector: str) -> list[tuple[Target, Object]]:
-        """Objects by label."""
-        found: list[tuple[Target, Object]] = []
-        for kind in kinds:
-            resource = self._api.resource(kind)
-            for item in self._api.items(resource.path(self._namespace), labelSelector=selector):
-                found.append((Target(kind, item["metadata"]["name"]), item))
-        return found
+    def selected(self, kind: Kind, selector: str) -> list[tuple[Target, Object]]:
+        """Objects of a kind by label."""
+        listed = self._api.items(self._api.resource(kind).path(self._namespace), labelSelector=selector)
+        return [(Target(kind, item["metadata"]["name"]), item) for item in listed]
 
     def pods(self, selector: str) -> Pods:
         """The pods of a selector; the list is complete and as of now."""
