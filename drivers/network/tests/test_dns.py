@@ -188,3 +188,20 @@ def test_two_sites_that_disagree_about_the_name_are_told(east: Speaker) -> None:
     theirs["dns"] = {**theirs["dns"], "name": f"elsewhere.{ZONE}"}
     problems = east.loop.do(east.driver.validate(east.spec, [Peer("west", Role.STANDBY, theirs)]))
     assert {problem.field for problem in problems} == {"serviceAddress", "dns.name"}
+
+
+@pytest.mark.parametrize("interface", ["eth0", "lo"])
+def test_a_service_address_beside_the_nodes_own_is_fenced_whatever_its_length(
+    world: World, secret_file: Path, interface: str
+) -> None:
+    """As netplan and keepalived put it there, and as it is after a reboot: without a gate."""
+    service = "198.18.0.77"
+    world.run("east", "ip", "address", "add", f"{service}/24", "dev", interface)
+    try:
+        with speaker(world, "east", dns_parameters(secret_file, f"{service}/32")) as east:
+            assert east.loop.do(east.driver.validate(east.spec, [])) == []
+            east.ensured(Role.FENCED, 7)
+            state = world.gate("east").read(service)
+            assert (state.protected, state.open) == (True, False)
+    finally:
+        world.run("east", "ip", "address", "delete", f"{service}/24", "dev", interface)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from graf_driver_network.address import Place, is_held, lend_address, own_place, places_of, remove_address
+from graf_driver_network.address import AddressError, Place, is_held, lend_address, own_place, places_of, remove_address
 from graf_driver_network.link import Link, announcement, claimed_by
 from graf_driver_network.testing import ADDRESSES, ADDRESSES6, PORT, World, wait_until
 from graf_driver_network.testing_site import Speaker, speaker
@@ -215,3 +217,13 @@ def test_where_an_address_is_is_told_with_its_length(world: World) -> None:
         assert own_place(ip_address(VIP4)) is None
         remove_address(ip_address(VIP4), "eth0")
         assert places_of(ip_address(VIP4)) == ()
+
+
+def test_an_error_of_rtnetlink_is_not_taken_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(socket.socket):
+        def recv(self, *_: int) -> bytes:
+            return struct.pack("=IHHIIi", 36, 2, 0, 1, 0, -errno.EBUSY) + bytes(16)
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    with pytest.raises(AddressError, match=r"does not say where 198\.18\.0\.99 is: Device or resource busy"):
+        places_of(ip_address("198.18.0.99"))

@@ -27,9 +27,11 @@ _NLM_F_REPLACE: Final = 0x100
 _NLM_F_EXCL: Final = 0x200
 _NLM_F_CREATE: Final = 0x400
 _NLMSG_ERROR: Final = 2
+_NLMSG_DONE: Final = 3
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFA_CACHEINFO: Final = 6
+_IFA_F_SECONDARY: Final = 0x01
 _IFA_F_NODAD: Final = 0x02
 _RT_SCOPE_UNIVERSE: Final = 0
 _RT_SCOPE_LINK: Final = 253
@@ -83,10 +85,15 @@ def is_held(address: Address) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where this machine has an address: the interface, and the length of the network that it has there."""
+    """Where this machine has an address: the interface, and the length of the network that it has there.
+
+    Attributes:
+        secondary: another address of the same network is the interface's first one (IPv4 only).
+    """
 
     interface: str
     length: int
+    secondary: bool = False
 
     def __str__(self) -> str:
         return f"on {self.interface} with length {self.length}"
@@ -111,8 +118,12 @@ def places_of(address: Address) -> tuple[Place, ...]:
                 data, offset = netlink.recv(65536), 0
                 while offset + 16 <= len(data):
                     length, kind = struct.unpack_from("=IH", data, offset)
-                    if kind != _RTM_NEWADDR:  # done, or an error
+                    if kind == _NLMSG_DONE:
                         return tuple(found)
+                    if kind != _RTM_NEWADDR:
+                        code = struct.unpack_from("=i", data, offset + 16)[0] if kind == _NLMSG_ERROR else 0
+                        why = os.strerror(-code) if code else f"message type {kind}"
+                        raise AddressError(f"rtnetlink does not say where {address} is: {why}")
                     if (place := _place(data[offset + 16 : offset + length], address)) is not None:
                         found.append(place)
                     offset += (length + 3) & ~3
@@ -129,19 +140,27 @@ def _place(message: bytes, address: Address) -> Place | None:
         offset += (max(size, 4) + 3) & ~3
     if values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS)) != address.packed:
         return None
+    secondary = address.version == 4 and bool(message[2] & _IFA_F_SECONDARY)
     try:
-        return Place(socket.if_indextoname(index), length)
+        return Place(socket.if_indextoname(index), length, secondary)
     except OSError:  # the interface went meanwhile, and the address with it
         return None
 
 
 def own_place(address: Address) -> Place | None:
-    """Where the machine itself lives at the address: with a network around it. A service address has none, anywhere.
+    """Where the machine itself lives at the address: as the first one of a network around it, on a link.
+
+    What is held for a service beside it is another matter, whatever its length: on lo, or (IPv4) as a secondary
+    address, as netplan and keepalived put it there. The kernel never takes such a one for the machine's own traffic
+    into that network.
 
     Raises:
         AddressError: rtnetlink does not say.
     """
-    return next((place for place in places_of(address) if place.length < address.max_prefixlen), None)
+    for place in places_of(address):
+        if place.length < address.max_prefixlen and place.interface != "lo" and not place.secondary:
+            return place
+    return None
 
 
 def _request(
