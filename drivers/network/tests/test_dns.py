@@ -190,6 +190,23 @@ def test_two_sites_that_disagree_about_the_name_are_told(east: Speaker) -> None:
     assert {problem.field for problem in problems} == {"serviceAddress", "dns.name"}
 
 
+def test_data_that_no_server_takes_is_told_by_validate_and_keeps_no_site_from_being_fenced(
+    world: World, secret_file: Path
+) -> None:
+    """It was permitted before it was checked: a running group must stay renewable and fenceable."""
+    records = [{"name": f"_sip._tcp.{ZONE}", "type": "SRV", "data": "0 5 5060 sip"}]
+    with speaker(world, "east", dns_parameters(secret_file, f"{EAST}/32", records=records)) as east:
+        (problem,) = east.loop.do(east.driver.validate(east.spec, []))
+        assert problem.field == "dns.records[0].data"
+        assert "sip has no dot at its end" in problem.cause
+        assert not east.ensure(Role.ACTIVE, 7).completed
+        assert world.gate("east").read(EAST).open
+        assert east.renew(7, 5000)
+        assert east.status().role is Role.ACTIVE
+        east.ensured(Role.FENCED, 8)
+        assert not world.gate("east").read(EAST).open
+
+
 @pytest.mark.parametrize("interface", ["eth0", "lo"])
 def test_a_service_address_beside_the_nodes_own_is_fenced_whatever_its_length(
     world: World, secret_file: Path, interface: str

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from graf_driver_network.parameters import Mode, parse
 from graf_driver_network.parameters_bgp import Bfd, Neighbour
-from graf_driver_network.parameters_dns import Dns
+from graf_driver_network.parameters_dns import Dns, data_problems
 
 EDGE: dict[str, Any] = {"address": "198.18.0.40", "as": 65000.0}
 GOOD: dict[str, Any] = {
@@ -216,18 +216,31 @@ def record(kind: str, data: str) -> dict[str, Any]:
         ({"ttlSeconds": -1.0}, "dns.ttlSeconds", "outside 0 to"),
         ({"ttlSeconds": math.inf}, "dns.ttlSeconds", "no whole number"),
         ({"ttlSeconds": math.nan}, "dns.ttlSeconds", "no whole number"),
-        (record("SRV", "10 10 3306 db"), "dns.records[0].data", "db has no dot at its end"),
-        (record("SRV", "10 10 99999 db.example.test."), "dns.records[0].data", "not an unsigned 16-bit integer"),
-        (record("NAPTR", '10 10 "a" "x" "" db.example.test'), "dns.records[0].data", "has no dot at its end"),
-        (record("NAPTR", '10 10 "a" "x'), "dns.records[0].data", "is no data of a record of type NAPTR"),
-        (record("A", "1.2.3"), "dns.records[0].data", "is no data of a record of type A"),
-        (record("AAAA", "1.2.3.4"), "dns.records[0].data", "is no data of a record of type AAAA"),
     ],
 )
 def test_mode_dns_names_what_it_cannot_use(change: dict[str, Any], field: str, cause: str) -> None:
     raw = {"mode": "dns", "serviceAddress": "198.19.255.1/32", "dns": DNS | change}
     found = {problem.field: problem.cause for problem in parse(raw)[1]}
     assert cause in found[field], found
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (record("SRV", "10 10 3306 db"), "db has no dot at its end"),
+        (record("SRV", "10 10 99999 db.example.test."), "not an unsigned 16-bit integer"),
+        (record("NAPTR", '10 10 "a" "x" "" db.example.test'), "has no dot at its end"),
+        (record("NAPTR", '10 10 "a" "x'), "is no data of a record of type NAPTR"),
+        (record("A", "1.2.3"), "is no data of a record of type A"),
+        (record("AAAA", "1.2.3.4"), "is no data of a record of type AAAA"),
+    ],
+)
+def test_data_that_no_server_takes_is_named_and_can_be_read_all_the_same(change: dict[str, Any], cause: str) -> None:
+    raw = {"mode": "dns", "serviceAddress": "198.19.255.1/32", "dns": DNS | change}
+    assert parse(raw)[1] == []
+    (problem,) = data_problems(raw)
+    assert problem.field == "dns.records[0].data"
+    assert cause in problem.cause
 
 
 METALLB: dict[str, Any] = {"name": "vcu-db", "addressPools": ["graf"]}

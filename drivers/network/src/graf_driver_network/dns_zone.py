@@ -114,7 +114,7 @@ class ZoneClient:
             for record in dns_.records:
                 update.add(dns.name.from_text(record.name), dns_.ttl_s, record.kind, record.data)
             update.replace(epoch_name, dns_.ttl_s, "TXT", after.text)
-        except dns.exception.DNSException as error:
+        except (dns.exception.DNSException, ValueError) as error:
             raise DnsError(f"a record cannot be written: {_words(error)}; see dns.records") from error
         answer = await self._ask(update, server)
         code = answer.rcode()
@@ -190,7 +190,7 @@ def _sets(parameters: Dns) -> set[tuple[str, str]]:
 def _normal(kind: str, data: str) -> str:
     try:
         return dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.from_text(kind), data).to_text()
-    except dns.exception.DNSException as error:
+    except (dns.exception.DNSException, ValueError) as error:
         raise DnsError(f"{data!r} is no data of a {kind} record: {_words(error)}; see dns.records") from error
 
 

@@ -37,7 +37,7 @@ from graf_driver_network.gate import Gate
 from graf_driver_network.libnftables import Nftables
 from graf_driver_network.parameters import Mode, Parameters, parse
 from graf_driver_network.parameters_bgp import Bgp
-from graf_driver_network.parameters_dns import Dns
+from graf_driver_network.parameters_dns import Dns, data_problems
 from graf_driver_network.passwords import PasswordError, read_password
 from graf_driver_network.reach import detection_ms, reach_ms
 
@@ -118,6 +118,8 @@ class NetworkDriver(Driver):
         if parameters is None:
             return problems
         problems = _password_problems(parameters) + _own_address_problems(parameters)
+        if parameters.mode is Mode.DNS:
+            problems += data_problems(spec.parameters)
         problems += [
             FieldProblem(_CONFLICTING[parameters.mode], cause, "let both components agree, or differ altogether")
             for cause in self._ready_backend.conflicts_with_held(spec.key, parameters)

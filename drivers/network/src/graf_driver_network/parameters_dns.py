@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
@@ -13,6 +13,7 @@ import dns.name
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
+from graf_driver_sdk.types import FieldProblem
 
 from graf_driver_network.fields import Address, Reader
 
@@ -25,6 +26,7 @@ _SERVER: Final = re.compile(
 )
 _DATA: Final = re.compile(r"[ -~]{1,255}")
 _EXAMPLE: Final = "e.g. {zone: example.org, name: db.example.org, servers: [198.18.0.40], ttlSeconds: 5, tsig: ...}"
+_RECORD: Final = "e.g. {name: _db._tcp.example.org, type: SRV, data: 10 10 3306 db.example.org.}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def _servers(value: object, field: str, reader: Reader) -> tuple[Server, ...]:
 
 
 def _records(value: object, zone: str, reader: Reader) -> tuple[Record, ...]:
-    fix = "e.g. {name: _db._tcp.example.org, type: SRV, data: 10 10 3306 db.example.org.}"
+    fix = _RECORD
     found: list[Record] = []
     for index, entry in enumerate(reader.sequence(value, "dns.records", f"a list, {fix}")):
         where = f"dns.records[{index}]"
@@ -135,14 +137,24 @@ def _records(value: object, zone: str, reader: Reader) -> tuple[Record, ...]:
         kind = raw.get("type")
         if kind not in KINDS:
             reader.problem(f"{where}.type", f"{kind!r} is not written by this driver", f"one of {', '.join(KINDS)}")
-        data = reader.text(raw.get("data"), f"{where}.data", _DATA, fix)
-        if data and kind in KINDS and (cause := _unusable(str(kind), data)):
-            reader.problem(f"{where}.data", cause, fix)
-        found.append(Record(name, str(kind), data))
+        found.append(Record(name, str(kind), reader.text(raw.get("data"), f"{where}.data", _DATA, fix)))
     return tuple(found)
 
 
-@functools.lru_cache(maxsize=1024)
+def data_problems(raw: Mapping[str, object]) -> list[FieldProblem]:
+    """Data of records that no server takes. Of parameters that can be read, and for Validate: no role depends on it.
+
+    A group whose records were never written must all the same be renewed and fenced.
+    """
+    found: list[FieldProblem] = []
+    fields = raw.get("dns")
+    records = fields.get("records", []) if isinstance(fields, Mapping) else []
+    for index, entry in enumerate(records):
+        if cause := _unusable(str(entry["type"]), str(entry["data"])):
+            found.append(FieldProblem(f"dns.records[{index}].data", cause, _RECORD))
+    return found
+
+
 def _unusable(kind: str, data: str) -> str:
     """Why no server could be given this; "" when one could."""
     try:
