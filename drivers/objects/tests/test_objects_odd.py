@@ -80,6 +80,24 @@ async def test_a_secret_of_another_type_is_not_deleted_where_it_could_not_be_mad
     assert (pair.west.get("secret", "sim", pair.namespace) or {})["type"] == "example.org/sim"
 
 
+@pytest.mark.parametrize("mtu", ["1450", "9000"], ids=["same-data", "other-data"])
+async def test_what_could_not_be_made_anew_is_not_deleted(pair: Pair, mtu: str) -> None:
+    old, new = (pair.config("n3", mtu=value) | {"immutable": True} for value in ("1450", mtu))
+    await made_anew(pair, old, new)
+    spoils = {"op": "add", "path": "/metadata/labels/a", "value": "no label!"}
+    pair.parameters["west"]["transform"] = {"patches": [{"name": "n3", "patch": [spoils]}]}
+    before = (pair.west.get("configmap", "n3", pair.namespace) or {})["metadata"]["uid"]
+    await pair.role("west", Role.STANDBY, 1)
+    status = await pair.until_status("west", "the reason", lambda status: status.facts["conflicts"])
+    assert "Invalid (metadata.labels" in status.facts["conflicts"]
+    assert ("making it anew would fail" in status.facts["conflicts"]) is (mtu == "9000")
+    assert (pair.west.get("configmap", "n3", pair.namespace) or {})["metadata"]["uid"] == before
+    assert list(pair.state("west").rglob("archive/*")) == []
+    del pair.parameters["west"]["transform"]
+    await pair.role("west", Role.STANDBY, 1)
+    await pair.until("the new one", lambda: pair.west.data("n3", pair.namespace) == {"mtu": mtu})
+
+
 async def test_a_deletion_that_a_finalizer_of_the_standby_holds_is_told_as_that_and_archived_once(pair: Pair) -> None:
     pair.east.put(pair.config("n3", mtu="1450"), pair.config("n4", a="1"))
     await follow(pair)

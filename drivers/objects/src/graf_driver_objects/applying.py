@@ -220,6 +220,7 @@ class Applier:
             one = Selection(ref.api_version, ref.kind, ref.namespace, name=ref.name)
             denied = self.cluster.denied(one, ("delete", "create"), ref.namespace)  # else it would be gone for good
             refused = f"{' and '.join(denied)} is not allowed" if denied else ""
+            refused = refused or self._could_not_create(wanted)
         if refused:
             what = "is immutable here" if live.get("immutable") else "has another type here, which nobody can change"
             work.waiting[ref] = f"{what}, and {refused}: delete it by hand at this site and make it as at the active"
@@ -227,6 +228,16 @@ class Applier:
         work.archives.append(self._store.archive([live], "replaced"))
         self.cluster.delete(live)
         work.settled[ref] = model.footprint(self.cluster.apply(self._body(wanted, "created")), self._manager)
+
+    def _could_not_create(self, wanted: Manifest) -> str:
+        """Why it would not come back when it was deleted; "" when it would."""
+        try:
+            self.cluster.could_create(self._body(wanted, "created"))
+        except ClusterError as error:
+            if error.unreachable and error.status != 500:
+                raise
+            return f"making it anew would fail ({error})"
+        return ""
 
     def _overwrite(self, wanted: Manifest, live: Manifest) -> str:
         origin = (live["metadata"].get("annotations") or {}).get(model.ORIGIN, "adopted")

@@ -198,6 +198,19 @@ class Cluster:
         url = f"{self.kind(ref.api_version, ref.kind).url(ref.namespace, ref.name)}?{query}"
         return self._call("PATCH", url, f"applying {ref}", manifest, "application/apply-patch+yaml")
 
+    def could_create(self, manifest: Mapping[str, Any]) -> None:
+        """Asks whether an object like this could be made beside the one of its name; nothing is made.
+
+        Raises:
+            ClusterError: it could not: fields that are invalid, an admission policy, a quota.
+        """
+        ref = Ref.of(manifest)
+        metadata = {name: value for name, value in manifest["metadata"].items() if name != "name"}
+        body = {**manifest, "metadata": {**metadata, "generateName": "graf-objects-"}}
+        query = urlencode({"fieldManager": self._manager, "dryRun": "All", "fieldValidation": "Ignore"})
+        url = f"{self.kind(ref.api_version, ref.kind).url(ref.namespace)}?{query}"
+        self._call("POST", url, f"trying to make {ref}", body, "application/json")
+
     def replace(self, manifest: Mapping[str, Any]) -> Manifest:
         """Writes the whole object, as it was read at the resource version that it carries."""
         ref = Ref.of(manifest)

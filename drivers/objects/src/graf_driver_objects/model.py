@@ -214,7 +214,13 @@ def held_by(live: Mapping[str, Any]) -> str:
 
 def is_fixed(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether the API server lets nobody change the one into the other: it has to be deleted and made anew."""
-    return is_exact(wanted) and (bool(live.get("immutable")) or live.get("type") != wanted.get("type"))
+    if not is_exact(wanted):
+        return False
+    if live.get("type") != wanted.get("type"):
+        return True
+    return bool(live.get("immutable")) and any(
+        (live.get(part) or None) != (wanted.get(part) or None) for part in ("data", "binaryData", "immutable")
+    )
 
 
 def is_hollow(live: Mapping[str, Any]) -> bool:
