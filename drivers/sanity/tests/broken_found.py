@@ -717,7 +717,10 @@ async def slow_rebuild(self: FakeDriver, spec: Spec, active: Peer, strategy: Res
     component, theirs = self.component(spec), peer_writes(active)
     if component.role is Role.ACTIVE or strategy is not ResyncStrategy.REBUILD or theirs is None:
         return await FakeDriver.resync(self, spec, active, strategy, epoch)
-    await asyncio.sleep(0.5)
+    for _ in range(40):  # well within its deadline, and once it has been written to the new active
+        await asyncio.sleep(0.01)
+        if component.role is Role.ACTIVE and component.writes != theirs:
+            break
     return Resynced(Progress.done("rebuilt"), str(component.rebuild(theirs) or ""))
 
 

@@ -14,11 +14,11 @@ from graf_driver_fake.driver import FakeDriver
 from graf_driver_sanity import Config, run
 from graf_driver_sanity.config import Side
 from graf_driver_sdk.server import ComponentService
-from graf_driver_sdk.types import EnsureRole, Progress, Role, Spec, Status
+from graf_driver_sdk.types import EnsureRole, Peer, Progress, Resynced, ResyncStrategy, Role, Spec, Status
 
 sys.path.insert(0, str(Path(__file__).parent))
 from broken import Variant
-from test_broken_variants import configuration
+from test_broken_variants import QUICK, configuration
 
 
 class SlowFence(FakeDriver):
@@ -60,6 +60,57 @@ class SeldomLook(FakeDriver):
 async def test_a_lag_that_is_looked_at_each_few_seconds_is_told_at_the_next_look(tmp_path: Path) -> None:
     check = "resync-behind-is-no-lag-of-0"
     report = await run(configuration(tmp_path, Variant("seldom look", check, SeldomLook)), only={check})
+    assert (report.failures, report.passed) == ([], [check])
+
+
+class StandsStill(FakeDriver):
+    """Whose server is stopped when it is quiesced, and then has no position to tell."""
+
+    async def status(self, spec: Spec) -> Status:
+        seen = await super().status(spec)
+        return dataclasses.replace(seen, position="") if self.component(spec).quiesced else seen
+
+
+async def test_a_component_that_stands_still_need_not_tell_its_position(tmp_path: Path) -> None:
+    check = "watch-tells-quiesce"
+    report = await run(configuration(tmp_path, Variant("stands still", check, StandsStill)), only={check})
+    assert (report.failures, report.passed) == ([], [check])
+
+
+class OneResource(FakeDriver):
+    """What is fenced is what the parameters name, whichever component names it."""
+
+    async def ensure_role(self, request: EnsureRole) -> Progress:
+        progress = await super().ensure_role(request)
+        mine = self.component(request.spec)
+        for component in list(self._components.values()):
+            if request.role is Role.FENCED and component.parameters.data_dir == mine.parameters.data_dir:
+                component.role = Role.FENCED
+        return progress
+
+
+@pytest.mark.parametrize("check", ["call-components-are-told-apart", "watch-beside-another-component"])
+async def test_another_component_is_fenced_with_parameters_of_its_own_alone(check: str, tmp_path: Path) -> None:
+    report = await run(configuration(tmp_path, Variant("one resource", check, OneResource)), only={check})
+    assert (report.failures, report.passed) == ([], [check])
+    (tmp_path / "again").mkdir()
+    without = dataclasses.replace(configuration(tmp_path / "again"), second=None)
+    report = await run(without, only={check})
+    assert [skip.id for skip in report.skipped] == [check]
+
+
+class LongRebuild(FakeDriver):
+    """A Resync goes on for as long as its caller waits."""
+
+    async def resync(self, spec: Spec, active: Peer, strategy: ResyncStrategy, epoch: int) -> Resynced:
+        await asyncio.sleep(3600)
+        return Resynced(Progress.pending("still copying", 20))
+
+
+async def test_a_resync_that_uses_all_of_its_time_lets_the_promotion_in_when_it_ends(tmp_path: Path) -> None:
+    check = "resync-beside-a-promotion"
+    budget = dataclasses.replace(QUICK, transition_s=3.0)
+    report = await run(configuration(tmp_path, Variant("long rebuild", check, LongRebuild), budget), only={check})
     assert (report.failures, report.passed) == ([], [check])
 
 

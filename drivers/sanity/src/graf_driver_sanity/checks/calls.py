@@ -13,9 +13,19 @@ import grpc
 from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
-from graf_driver_sanity.checks.common import CALLS, FORBIDDEN, INVALID, MUTATING, ended, facts, request_of, slug
-from graf_driver_sanity.harness import ROLES, Harness, Refused, role_name, struct
-from graf_driver_sanity.registry import CannotCheck, Violation, check, expect
+from graf_driver_sanity.checks.common import (
+    CALLS,
+    FORBIDDEN,
+    INVALID,
+    MUTATING,
+    ended,
+    facts,
+    request_of,
+    second_components,
+    slug,
+)
+from graf_driver_sanity.harness import ROLES, Harness, Refused, role_name
+from graf_driver_sanity.registry import Violation, check, expect
 
 LARGEST_ANSWER: Final = 256 * 1024
 
@@ -295,24 +305,22 @@ async def many_components(h: Harness) -> None:
     expect(facts(before) == facts(after), f"before {facts(before)}, after {facts(after)}")
 
 
-@check("call-components-are-told-apart", "GD-CALL-006", "GD-EPOCH-008")
+@check("call-components-are-told-apart", "GD-CALL-006", "GD-EPOCH-008", needs=("second",))
 async def told_apart(h: Harness) -> None:
     """Another component, and one of the same name in another group, have a role of their own."""
     await h.reach("ACTIVE")
     before = await h.status()
-    for group, component in ((h.config.group, "sanity-other"), ("sanity-other", h.config.component)):
-        request = h.request("FENCED", 1)
-        request.spec.group, request.spec.component = group, component
-        try:
-            answer = await h.site.call("EnsureRole", request)
-        except Refused as refused:
-            raise CannotCheck(f"the driver takes one component only: {refused.message[:120]}") from None
-        if answer.progress.completed:  # it has this one's parameters: a driver may see that they are taken
-            told = await h.site.call("GetStatus", pb.GetStatusRequest(spec=request.spec), h.budget.status_s)
-            fenced = told.role == ROLES["FENCED"] and not told.accepting
-            expect(fenced, f"{group}/{component} is FENCED, it says {role_name(told.role)}, accepting {told.accepting}")
+    for spec in second_components(h):
+        name = f"{spec.group}/{spec.component}"
+        epoch = (await h.site.call("GetStatus", pb.GetStatusRequest(spec=spec), h.budget.status_s)).epoch + 1
+        request = h.request("FENCED", epoch)
+        request.spec.CopyFrom(spec)
+        await h.finish("EnsureRole", functools.partial(_with_lease, h, request))
+        told = await h.site.call("GetStatus", pb.GetStatusRequest(spec=spec), h.budget.status_s)
+        fenced = told.role == ROLES["FENCED"] and not told.accepting
+        expect(fenced, f"{name} is FENCED, it says {role_name(told.role)}, accepting {told.accepting}")
         after = await h.status()
-        expect(facts(before) == facts(after), f"after FENCED of {group}/{component}: {facts(before)}, {facts(after)}")
+        expect(facts(before) == facts(after), f"after FENCED of {name}: {facts(before)}, {facts(after)}")
 
 
 @check(
@@ -333,10 +341,8 @@ async def independent(h: Harness) -> None:
     """Another component that shares nothing with this one becomes ACTIVE and FENCED, and this one stays as it is."""
     await h.reach("ACTIVE")
     mine = facts(await h.status())
-    for group, component in ((h.config.group, "sanity-second"), ("sanity-second", h.config.component)):
-        spec = h.spec()
-        spec.group, spec.component = group, component
-        spec.parameters.CopyFrom(struct(h.config.second or {}))
+    for spec in second_components(h):
+        group, component = spec.group, spec.component
         status = await h.site.call("GetStatus", pb.GetStatusRequest(spec=spec), h.budget.status_s)
         for role in ("ACTIVE", "FENCED"):
             request = h.request(role, status.epoch + 1)

@@ -10,7 +10,7 @@ import grpc
 from graf_driver_sdk.types import Capability
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
-from graf_driver_sanity.harness import Harness, Refused
+from graf_driver_sanity.harness import Harness, Refused, struct
 
 INVALID: Final = grpc.StatusCode.INVALID_ARGUMENT
 FORBIDDEN: Final = grpc.StatusCode.FAILED_PRECONDITION
@@ -43,6 +43,16 @@ def slug(call: str) -> str:
 def active_peer(h: Harness) -> pb.Peer:
     """The peer as the active; one that is only named when there is none."""
     return h.peer_message(h.peer, "ACTIVE") if h.peer else pb.Peer(site="elsewhere", role=pb.ROLE_ACTIVE)
+
+
+def second_components(h: Harness) -> tuple[pb.ComponentSpec, pb.ComponentSpec]:
+    """Another component, and one of the same name in another group: with the parameters that share nothing."""
+    specs = h.spec(), h.spec()
+    specs[0].component = "sanity-second"
+    specs[1].group = "sanity-second"
+    for spec in specs:
+        spec.parameters.CopyFrom(struct(h.config.second or {}))
+    return specs
 
 
 def request_of(h: Harness, call: str, epoch: int, role: str = "FENCED") -> Any:

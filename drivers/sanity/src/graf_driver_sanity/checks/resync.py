@@ -437,7 +437,8 @@ async def beside_a_promotion(h: Harness) -> None:
     request = pb.ResyncRequest(
         spec=h.spec(), active=h.peer_message(h.peer, "ACTIVE"), strategy=pb.RESYNC_STRATEGY_REBUILD, epoch=h.epoch
     )
-    handle = await h.site.begun("Resync", request, h.budget.transition_s)
+    # Its end lets the promotion in, where a driver works on a Resync for as long as its caller waits.
+    handle = await h.site.begun("Resync", request, h.budget.transition_s / 2)
     try:
         await h.ensure("ACTIVE")
         value = await h.write()
