@@ -719,7 +719,7 @@ async def slow_rebuild(self: FakeDriver, spec: Spec, active: Peer, strategy: Res
         return await FakeDriver.resync(self, spec, active, strategy, epoch)
     for _ in range(40):  # well within its deadline, and once it has been written to the new active
         await asyncio.sleep(0.01)
-        if component.role is Role.ACTIVE and component.writes != theirs:
+        if component.accepting and component.writes != theirs:
             break
     return Resynced(Progress.done("rebuilt"), str(component.rebuild(theirs) or ""))
 

@@ -15,6 +15,7 @@ from graf_driver_sdk.types import Assessment, Peer, Progress, Resynced, ResyncSt
 from graf_driver_pv import durable
 from graf_driver_pv.client import ClientError, Head
 from graf_driver_pv.component import Component, LocalData
+from graf_driver_pv.parameters import Mode
 from graf_driver_pv.position import Position
 from graf_driver_pv.upstream import Upstream
 
@@ -89,8 +90,13 @@ class Returning:
             task.before = task.before or head.newest
             waited_s = time.monotonic() - task.begun_s
             missing = head.stale or (head.pending and head.newest == task.before)
-            if missing and waited_s < _SEAL_S:
+            # Through a repository the active's word comes when it comes, and done is done with all that was written
+            # before. In mode Scheduled only generations count, and the next one may be hours away.
+            unconfirmed = head.stale and component.parameters.mode is Mode.CONTINUOUS
+            if unconfirmed or (missing and waited_s < _SEAL_S):
                 message = f"{active.site} is making a generation of what was written last"
+                if waited_s >= _SEAL_S:
+                    message = f"waiting for {waited_s:.0f} s until {active.site} confirms what it has"
                 return Resynced(Progress.pending(message, 50), task.archive)
             task.target = head.newest
         if component.follower is None or not task.archived:
