@@ -45,8 +45,8 @@ def returning(mode: Mode) -> tuple[Returning, list[bool]]:
     async def go_on(*_: object) -> None:
         raise PastWaitingError
 
-    made._head = head  # type: ignore[method-assign]
-    made._make_room = go_on  # type: ignore[method-assign]
+    made._head = head  # type: ignore[assignment,method-assign]
+    made._make_room = go_on  # type: ignore[assignment,method-assign]
     return made, stale
 
 
