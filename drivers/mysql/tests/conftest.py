@@ -158,7 +158,7 @@ class Site:
             return bool(last[0].completed)
 
         try:
-            return await until(f"{self.name} as {role.name}", done, 15)
+            return await until(f"{self.name} as {role.name}", done)
         except AssertionError as error:
             raise AssertionError(f"{error}: {last}") from None
 
@@ -228,7 +228,7 @@ class Site:
             return (await self.status()).health is Health.HEALTHY
 
         try:
-            await until(f"{self.name}'s fenced server runs again", idle, 20)
+            await until(f"{self.name}'s fenced server runs again", idle)
         except AssertionError as error:
             raise AssertionError(f"{error}: {(await self.status()).message}") from None
 

@@ -89,7 +89,7 @@ async def test_an_xa_transaction_that_was_prepared_is_finished_at_the_new_active
         await back.once(Role.FENCED, 2, other=Role.ACTIVE)
         return (await back.status()).health is Health.HEALTHY
 
-    await lab.until("east runs again", fenced, 20)
+    await lab.until("east runs again", fenced)
     await back.ensure(Role.STANDBY, 2)
     await lab.until("east has it", lambda: back.numbers() == {1})
     await lab.until("and nothing prepared", lambda: back.sql("XA RECOVER") == [])
@@ -103,14 +103,14 @@ async def test_an_event_fires_at_no_standby_and_not_by_itself_after_a_promotion(
     with lab.east.client() as client, client.cursor() as cursor:
         cursor.execute("CREATE TABLE fired (site VARCHAR(63))")
         cursor.execute("CREATE EVENT tick ON SCHEDULE EVERY 1 SECOND DO INSERT INTO fired VALUES (@@report_host)")
-    await lab.until("it fires", lambda: len(lab.west.sql("SELECT * FROM app.fired")) >= 2, 20)
+    await lab.until("it fires", lambda: len(lab.west.sql("SELECT * FROM app.fired")) >= 2)
     await lab.east.crash()
     await lab.west.ensure(Role.ACTIVE, 2, "west")
     assert set(lab.west.sql("SELECT * FROM app.fired")) == {("east",)}
     status = "SELECT STATUS FROM information_schema.EVENTS WHERE EVENT_NAME = 'tick'"
     assert lab.west.sql(status) == [("SLAVESIDE_DISABLED",)]
     lab.west.sql("ALTER EVENT app.tick ENABLE")
-    await lab.until("it fires here", lambda: ("west",) in lab.west.sql("SELECT * FROM app.fired"), 20)
+    await lab.until("it fires here", lambda: ("west",) in lab.west.sql("SELECT * FROM app.fired"))
 
 
 async def test_an_application_makes_its_own_triggers(lab: Any) -> None:

@@ -146,7 +146,7 @@ async def copying(lab: Any, words: str) -> str:
         return words in told[0]
 
     try:
-        await lab.until(f"west to say {words!r}", said, 20)
+        await lab.until(f"west to say {words!r}", said)
     except AssertionError as error:
         raise AssertionError(f"{error}: {told}") from None
     return told[0]
@@ -190,7 +190,7 @@ async def test_a_copy_that_is_cut_short_is_nobodys_data_and_is_made_anew(
         await lab.west.fenced_and_running(1)
         assert half.exists()  # what a killed driver leaves behind
         await nothing_is_served(lab)
-        await lab.until("east to see that nobody receives", lambda: "copying_to" not in facts(lab.east), 10)
+        await lab.until("east to see that nobody receives", lambda: "copying_to" not in facts(lab.east))
     # The sender's program ends early.
     with monkeypatch.context() as patch:
         cut(patch, "false")

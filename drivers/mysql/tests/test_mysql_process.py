@@ -73,7 +73,7 @@ async def test_no_server_outlives_its_driver(lab: Any) -> None:
         server = server_pid(lab.east)
         assert running(server)
         os.kill(pid, signal.SIGKILL)
-        await lab.until("the server is dead", lambda: not running(server), 2)
+        await lab.until("the server is dead", lambda: not running(server))
 
 
 async def test_a_restarted_driver_refuses_a_stale_epoch_and_serves_again_in_a_newer_one(lab: Any) -> None:

@@ -148,7 +148,7 @@ async def test_loss_of_the_standby_holds_writes_until_the_set_is_shrunk(lab: Any
     async def gone() -> bool:
         return not await connected()
 
-    waited = await lab.until("the standby's loss in the status", gone, 3)
+    waited = await lab.until("the standby's loss in the status", gone)
     held = len(lab.load.acknowledged)
     assert held == 0 or not (await lab.east.status()).accepting
     start = time.monotonic()
@@ -186,7 +186,7 @@ async def test_growing_gives_up_and_lets_clients_go_when_the_standby_does_not_an
         async def given_up() -> bool:
             return "given up" in (await lab.east.once(Role.ACTIVE, 1, "east", "west")).message
 
-        await lab.until("the growth is given up", given_up, 5)
+        await lab.until("the growth is given up", given_up)
         seen = len(lab.load.acknowledged)
         await lab.until("writes go on with the smaller set", lambda: len(lab.load.acknowledged) > seen + 2)
     finally:
@@ -375,8 +375,8 @@ async def test_an_acknowledgement_that_was_switched_off_is_switched_on_again_and
     async def told() -> bool:
         return (await lab.east.status()).health is Health.UNHEALTHY
 
-    await lab.until("unhealthy", told, 2)
-    await lab.until("on again", lambda: lab.east.sql("SELECT @@global.rpl_semi_sync_master_enabled") == [(1,)], 2)
+    await lab.until("unhealthy", told)
+    await lab.until("on again", lambda: lab.east.sql("SELECT @@global.rpl_semi_sync_master_enabled") == [(1,)])
 
 
 async def test_a_standby_that_applies_late_on_purpose_is_refused(lab: Any) -> None:
@@ -388,8 +388,8 @@ async def test_a_standby_that_applies_late_on_purpose_is_refused(lab: Any) -> No
         status = await lab.west.status()
         return not status.promotable and "3600 s late" in status.promotable_reason
 
-    await lab.until("west is not promotable", refused, 20)
-    await lab.until("its evidence is gone", lambda: not lab.west.standby.caught_up, 20)
+    await lab.until("west is not promotable", refused)
+    await lab.until("its evidence is gone", lambda: not lab.west.standby.caught_up)
     assert (await lab.west.status()).health is Health.UNHEALTHY
     await lab.east.crash()
     with pytest.raises(PreconditionError, match="may lack acknowledged writes"):
@@ -430,7 +430,7 @@ async def test_a_look_in_the_middle_of_a_smaller_set_makes_no_commit_wait_for_ev
 async def test_semi_sync_that_somebody_switched_on_beside_nobody_is_found_and_switched_off(lab: Any) -> None:
     await lab.east.ensure(Role.ACTIVE, 1, "east")
     lab.east.sql("SET GLOBAL rpl_semi_sync_master_enabled = ON")
-    await lab.until("it is off again", lambda: enabled(lab.east) == 0, 10)
+    await lab.until("it is off again", lambda: enabled(lab.east) == 0)
 
 
 async def test_a_record_whose_write_is_cancelled_is_read_from_the_disk(

@@ -130,7 +130,7 @@ async def test_passwords_change_under_writes_and_nobody_is_refused(both: Any, me
         return "app: the old password is accepted for" in (await lab.east.status()).facts.get("rotation", "")
 
     await lab.until("it is told", told)
-    await lab.until("the old application password to end", lambda: not let_in(lab.east, "app", old), 20)
+    await lab.until("the old application password to end", lambda: not let_in(lab.east, "app", old))
     assert let_in(lab.east, "app", "app's new")
     await lab.until("at west too", lambda: not let_in(lab.west, "app", old) and let_in(lab.west, "app", "app's new"))
 
@@ -209,7 +209,7 @@ async def test_with_a_scope_each_site_changes_its_own_accounts_outside_the_log(s
     assert let_in(lab.west, "graf_repl", old)  # east may have to follow it with that one
     put(secret(lab.east), "replication", new)
     for site in (lab.east, lab.west):
-        await lab.until(f"the old one to end at {site.name}", lambda s=site: not let_in(s, "graf_repl", old), 20)
+        await lab.until(f"the old one to end at {site.name}", lambda s=site: not let_in(s, "graf_repl", old))
         assert let_in(site, "graf_repl", new)
 
     for site in (lab.east, lab.west):

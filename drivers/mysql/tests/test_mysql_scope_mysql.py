@@ -51,7 +51,7 @@ async def judged(lab: Any, site: Any, active: Any) -> Verdict:
         told.append((await site.driver.assess(site.spec, active.peer())).verdict)
         return told[-1] is not Verdict.UNKNOWN
 
-    await lab.until(f"a verdict on {site.name}", known, 20)
+    await lab.until(f"a verdict on {site.name}", known)
     return told[-1]
 
 

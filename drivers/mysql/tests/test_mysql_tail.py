@@ -56,7 +56,7 @@ async def resynced(lab: Any) -> Any:
         last[:] = [await lab.east.driver.resync(lab.east.spec, lab.west.peer(), ResyncStrategy.UNSPECIFIED, 2)]
         return bool(last[0].progress.completed)
 
-    await lab.until("the rebuild", done, 20)
+    await lab.until("the rebuild", done)
     return last[0]
 
 

@@ -150,7 +150,7 @@ async def test_after_a_failover_who_is_behind_goes_on_and_who_is_ahead_is_rebuil
         answer = await lab.north.driver.resync(lab.north.spec, lab.west.peer(), ResyncStrategy.UNSPECIFIED, 2)
         return bool(answer.progress.completed)
 
-    await lab.until("north is rebuilt", rebuilt, 20)
+    await lab.until("north is rebuilt", rebuilt)
     assert lab.north.numbers() == set(range(20))
     await lab.west.ensure(Role.ACTIVE, 2, "west", "north")
     write(lab.west, 200)
@@ -240,7 +240,7 @@ async def test_a_standby_that_was_out_of_reach_when_its_permit_ended_cannot_ackn
         row = lab.west.sql("SHOW SLAVE STATUS")[0]
         return any("Access denied" in str(value) for value in row)
 
-    await lab.until("west is refused", refused, 20)
+    await lab.until("west is refused", refused)
     assert lab.west.sql("SELECT @@global.rpl_semi_sync_slave_enabled") == [(1,)]
     assert receiving_as(lab.east) == ["graf_ack_40"]
     freeze(lab.north)
@@ -253,7 +253,7 @@ async def test_a_standby_that_was_out_of_reach_when_its_permit_ended_cannot_ackn
     finally:
         thaw(lab.north)
     lab.west.driver._managed.watch.start()
-    await lab.until("west follows without acknowledging", lambda: "graf_repl" in receiving_as(lab.east), 20)
+    await lab.until("west follows without acknowledging", lambda: "graf_repl" in receiving_as(lab.east))
 
 
 async def test_a_planned_move_to_the_standby_in_the_set_and_back(three_lab: Any) -> None:
@@ -337,7 +337,7 @@ async def test_with_mysql_a_set_of_three_waits_for_both_standbys_and_either_take
         assert accounts(lab.east) == {"graf_ack_30"}
     finally:
         thaw(lab.north)
-    await lab.until("north follows beside the set", lambda: "graf_repl" in receiving_as(lab.east), 20)
+    await lab.until("north follows beside the set", lambda: "graf_repl" in receiving_as(lab.east))
     await lab.north.promotable()
     await lab.east.ensure(Role.ACTIVE, 1, "east", "north", "west")
     assert await Attempt(lab.east, 3).ended() == "acknowledged"
@@ -365,7 +365,7 @@ async def test_with_mysql_a_third_site_that_does_not_acknowledge_is_given_up_and
             said.append((await lab.east.once(Role.ACTIVE, 1, "east", "north", "west")).message)
             return "given up" in said[-1]
 
-        await lab.until("the growth is given up", given_up, 5)
+        await lab.until("the growth is given up", given_up)
         assert await Attempt(lab.east, 1).ended() == "acknowledged"
         assert (await lab.east.status()).synchronous_set == {"east", "west"}
     finally:

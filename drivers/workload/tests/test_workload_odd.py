@@ -44,7 +44,7 @@ async def test_an_override_that_spoils_an_object_is_told_before_anything_is_made
     fits = override("/spec/minReadySeconds", "0", labelSelector="part=vcu")
     site.parameters = {"mode": "warm", "manifests": deployment("app", 2), "overrides": [fits, one]}
     with pytest.raises(DriverCallError, match=said) as caught:
-        await site.once(Role.STANDBY)
+        await site.ensure(Role.STANDBY)
     assert caught.value.reason == "manifests"
     (problem,) = await site.client.validate(site.spec)
     assert problem.field == "manifests"
@@ -178,7 +178,7 @@ async def test_a_marker_that_is_somebody_elses_is_not_written_over(site: Site) -
         "markerConfigMap": "settings",
     }
     with pytest.raises(DriverCallError, match="has somebody else's content") as caught:
-        await site.once(Role.ACTIVE)
+        await site.ensure(Role.ACTIVE)
     assert caught.value.reason == "not-ours"
     found = site.get("settings", CONFIG_MAP)
     assert found is not None
@@ -192,11 +192,11 @@ async def test_a_marker_that_cannot_be_written_keeps_no_workload_from_being_fenc
     await site.ensure(Role.ACTIVE)
     site.patch("role", {"immutable": True}, CONFIG_MAP)
     with pytest.raises(DriverCallError, match="configmaps/role is refused"):
-        await site.once(Role.FENCED)
+        await site.ensure(Role.FENCED)
     site.until_pods(0)
     assert site.replicas("app") == 0
     with pytest.raises(DriverCallError, match="configmaps/role is refused"):
-        await site.once(Role.FENCED)  # not completed: the application still reads that it is active
+        await site.ensure(Role.FENCED)  # not completed: the application still reads that it is active
     site.cluster.kubectl("-n", site.namespace, "delete", "configmap", "role")
     await site.ensure(Role.FENCED)
 
@@ -211,7 +211,7 @@ async def test_what_is_there_is_fenced_also_when_another_target_is_not(site: Sit
     site.cluster.kubectl("-n", site.namespace, "delete", "deployment", "gone", "--cascade=orphan")
     for _ in range(2):  # never completed: what is gone may have left pods behind
         with pytest.raises(DriverCallError, match="Deployment/gone is not in namespace") as caught:
-            await site.once(Role.FENCED)
+            await site.ensure(Role.FENCED)
         assert caught.value.reason == "not-found"
         assert site.replicas("app") == 0
     site.until_pods(1)
@@ -248,7 +248,7 @@ async def test_a_target_that_cannot_be_asked_for_keeps_no_other_one_from_being_f
     site.parameters = {"mode": "warm", "targets": [other, {"kind": "Deployment", "name": "app"}]}
     for _ in range(2):
         with pytest.raises(DriverCallError) as caught:
-            await site.once(Role.FENCED)
+            await site.ensure(Role.FENCED)
         assert caught.value.reason == reason
     site.until_pods(0)
     site.parameters = {"mode": "warm", "selector": "part=vcu", "selectorKinds": [
