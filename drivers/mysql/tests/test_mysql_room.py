@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +10,14 @@ from typing import Any
 import pymysql
 import pytest
 from graf_driver_mysql.room import Left, judged
+from graf_driver_sdk.testing import small_disk
 from graf_driver_sdk.types import Health, Role, Status
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    where = tmp_path / "disk"
-    where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260m", "tmpfs", str(where)], check=True)
-    yield where
-    subprocess.run(["umount", "-l", str(where)], check=True)
+@pytest.fixture(name="small_disk")
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 260) as where:
+        yield where
 
 
 def move(site: Any, disk: Path) -> None:

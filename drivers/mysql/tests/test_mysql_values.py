@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,6 +17,7 @@ from graf_driver_mysql.record import DataRole, Record, RecordFile, RecordUnreada
 from graf_driver_mysql.resync import verdict
 from graf_driver_mysql.sql import quoted
 from graf_driver_sdk.errors import InvalidParametersError
+from graf_driver_sdk.testing import small_disk
 from graf_driver_sdk.types import ComponentKey, Peer, Spec, Verdict
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,10 +150,7 @@ def test_the_record_survives_and_an_unreadable_one_is_never_taken_for_none(tmp_p
 
 
 def test_a_record_of_the_version_before_is_replaced_on_a_disk_that_is_full_by_then(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
-    try:
+    with small_disk(tmp_path / "disk", 1) as disk:
         path = disk / "record.json"
         RecordFile(path).save(Record(DataRole.ACTIVE, ("east", "west"), 7))
         for spare in disk.glob(".*"):
@@ -166,8 +163,6 @@ def test_a_record_of_the_version_before_is_replaced_on_a_disk_that_is_full_by_th
         assert shutil.disk_usage(disk).free == 0
         file.save(Record(DataRole.ACTIVE, ("east",), 8))
         assert RecordFile(path).load().epoch == 8
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 async def test_a_password_that_could_not_be_read_for_one_look_is_not_waited_for_afterwards(

@@ -33,21 +33,17 @@ from graf_driver_pv.seal import seal
 from graf_driver_pv.store import Store
 from graf_driver_pv.testing import SiteUnderTest, make_authority, make_identity, two_sites
 from graf_driver_sdk.client import DriverCallError
-from graf_driver_sdk.testing import eventually
+from graf_driver_sdk.testing import eventually, small_disk
 from graf_driver_sdk.types import ComponentKey, EnsureRole, Role, Spec
 from inotify_simple import INotify
 
 MIB = 1 << 20
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MiB. Root may fill it to the last block."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(where)], check=True)
-    yield where
-    subprocess.run(["umount", "-l", str(where)], check=True)
+@pytest.fixture(name="small_disk")
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 24) as where:
+        yield where
 
 
 def fill(path: Path) -> None:

@@ -2,22 +2,19 @@
 
 import contextlib
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from graf_driver_sdk.epoch import EpochGuard
 from graf_driver_sdk.kept import keep_room, replace_kept
+from graf_driver_sdk.testing import small_disk
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    where = tmp_path / "disk"
-    where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where)], check=True)
-    yield where
-    subprocess.run(["umount", "-l", str(where)], check=True)
+@pytest.fixture(name="small_disk")
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 1) as where:
+        yield where
 
 
 def fill(folder: Path) -> None:

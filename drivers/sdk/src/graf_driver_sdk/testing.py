@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ async def running(
                 yield client
         finally:
             await server.stop()
+
+
+@contextlib.contextmanager
+def small_disk(where: Path, mib: int) -> Iterator[Path]:
+    """A file system of so many MiB at `where`, which is made; needs root, who may fill it to the last block."""
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(where)], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", str(where)], check=True)
 
 
 async def eventually(
