@@ -11,7 +11,7 @@ import pytest
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
 sys.path.insert(0, str(Path(__file__).parent))
-from world import MemoryDriver, World, until
+from world import MemoryDriver, World, answer_with, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,15 +41,7 @@ class Asked:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     asked = Asked()
-
-    async def assess(driver: MemoryDriver, request: pb.AssessRequest, context: Any) -> pb.AssessResponse:
-        return await asked.assess(driver, request, context)
-
-    async def resync(driver: MemoryDriver, request: pb.ResyncRequest, context: Any) -> pb.ResyncResponse:
-        return await asked.resync(driver, request, context)
-
-    monkeypatch.setattr(MemoryDriver, "Assess", assess)
-    monkeypatch.setattr(MemoryDriver, "Resync", resync)
+    answer_with(monkeypatch, asked.assess, asked.resync)
     return asked
 
 

@@ -11,7 +11,7 @@ import pytest
 from graf_driver_sdk.v1 import driver_pb2 as pb
 
 sys.path.insert(0, str(Path(__file__).parent))
-from world import GROUP, MemoryDriver, World, until
+from world import GROUP, MemoryDriver, World, answer_with, until
 
 from graf.api.values import Reason
 from graf.controller import rebuilds as rebuilding
@@ -58,15 +58,7 @@ class Copying:
 @pytest.fixture
 def copying(monkeypatch: pytest.MonkeyPatch) -> Copying:
     copying = Copying()
-
-    async def assess(driver: MemoryDriver, request: pb.AssessRequest, context: Any) -> pb.AssessResponse:
-        return await copying.assess(driver, request, context)
-
-    async def resync(driver: MemoryDriver, request: pb.ResyncRequest, context: Any) -> pb.ResyncResponse:
-        return await copying.resync(driver, request, context)
-
-    monkeypatch.setattr(MemoryDriver, "Assess", assess)
-    monkeypatch.setattr(MemoryDriver, "Resync", resync)
+    answer_with(monkeypatch, copying.assess, copying.resync)
     monkeypatch.setattr(rebuilding, "FIRST_TOLD_S", 0.4)
     monkeypatch.setattr(rebuilding, "TOLD_AGAIN_S", 0.3)
     monkeypatch.setattr(returning, "RESYNC_ANSWER_S", 0.3)

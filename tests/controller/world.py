@@ -12,9 +12,10 @@ import datetime
 import shutil
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,7 +37,7 @@ from graf.shell.promises import PromiseStore
 from graf.shell.voting import Voting
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from graf.core.voter import Promise
@@ -419,6 +420,23 @@ class World:
     def served_by(self) -> list[str]:
         """Sites whose gate is open and whose database accepts."""
         return [n for n, s in self.sites.items() if s.gate.accepting and s.db.accepting]
+
+
+def answer_with(
+    monkeypatch: pytest.MonkeyPatch,
+    assess: Callable[[MemoryDriver, pb.AssessRequest, Any], Awaitable[pb.AssessResponse]],
+    resync: Callable[[MemoryDriver, pb.ResyncRequest, Any], Awaitable[pb.ResyncResponse]],
+) -> None:
+    """Every driver answers Assess and Resync so; functions, as methods of another object would lack the driver."""
+
+    async def assessed(driver: MemoryDriver, request: pb.AssessRequest, context: Any) -> pb.AssessResponse:
+        return await assess(driver, request, context)
+
+    async def resynced(driver: MemoryDriver, request: pb.ResyncRequest, context: Any) -> pb.ResyncResponse:
+        return await resync(driver, request, context)
+
+    monkeypatch.setattr(MemoryDriver, "Assess", assessed)
+    monkeypatch.setattr(MemoryDriver, "Resync", resynced)
 
 
 async def until(what: str, condition: Callable[[], bool], timeout_s: float = 30.0) -> float:

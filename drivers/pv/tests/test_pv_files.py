@@ -145,14 +145,19 @@ async def test_folders_that_change_their_names_leave_nothing_behind_and_are_hear
     await west.wait_generation_with(top)
 
 
+def mapped(path: Path) -> mmap.mmap:
+    """Two pages of a new file, which is closed."""
+    with path.open("w+b") as file:
+        file.write(b"0" * 8192)
+        file.flush()
+        return mmap.mmap(file.fileno(), 8192)
+
+
 async def test_what_is_written_through_a_mapping_is_found(tmp_path: Path) -> None:
     """The kernel tells it when the mapping goes, which may be never: the tree is compared now and then."""
     async with two_sites(tmp_path, rpoSeconds=2) as (east, west):
         top = await follow(east, west)
-        with (top / "mapped").open("w+b") as file:
-            file.write(b"0" * 8192)
-            file.flush()
-            mapping = mmap.mmap(file.fileno(), 8192)
+        mapping = mapped(top / "mapped")
         await west.wait_generation_with(top)
         for text in (b"first", b"again", b"third"):  # into one page: it shows in the file's time once it is on disk
             mapping[: len(text)] = text
@@ -162,10 +167,7 @@ async def test_what_is_written_through_a_mapping_is_found(tmp_path: Path) -> Non
 async def test_a_planned_move_has_what_is_written_through_a_mapping(tmp_path: Path) -> None:
     async with two_sites(tmp_path, rpoSeconds=600) as (east, west):
         top = await follow(east, west)
-        with (top / "mapped").open("w+b") as file:
-            file.write(b"0" * 8192)
-            file.flush()
-            mapping = mmap.mmap(file.fileno(), 8192)
+        mapping = mapped(top / "mapped")
         await west.wait_generation_with(top)
 
         async def quiet() -> bool:
